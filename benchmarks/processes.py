@@ -1,0 +1,136 @@
+"""The programs that take part, each as a process of its own, and the CPU time they use.
+
+Whatever is started here is ended here: asked first, killed when it does not listen.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATIENCE = 30.0  # seconds for a program to end
+
+
+class Stuck(Exception):
+    """Something took longer than its deadline, or ended before its work was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the receiver saw; `first` and `last` are moments of the monotonic clock."""
+
+    requests: int
+    distinct: int
+    bytes: int
+    first: float
+    last: float
+
+    @property
+    def rate(self) -> float:
+        """Requests a second, from the first to the last."""
+        return self.requests / (self.last - self.first) if self.requests > 1 else 0.0
+
+
+class Receiver:
+    """The receiver's process, and what it tells."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None  # noqa: S101 - for the type checker
+        self.pid = process.pid
+        self._port = int(process.stdout.readline())
+        self.url = f"http://127.0.0.1:{self._port}/hooks"
+
+    def seen(self) -> Seen:
+        """Return what came since the last `forget`."""
+        return self._ask("GET")
+
+    def forget(self) -> None:
+        """Let it count from nothing."""
+        self._ask("DELETE")
+
+    def _ask(self, method: str) -> Seen:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
+        try:
+            connection.request(method, "/")
+            return Seen(**json.loads(connection.getresponse().read()))
+        finally:
+            connection.close()
+
+
+@contextmanager
+def receiver() -> Iterator[Receiver]:
+    """Run a receiver."""
+    with _running("benchmarks.receiver", stdout=subprocess.PIPE) as process:
+        yield Receiver(process)
+
+
+@contextmanager
+def worker(url: str, *, processes: int, concurrency: int) -> Iterator[subprocess.Popen[str]]:
+    """Run `outbox-worker` on the database `url`."""
+    options = {"database-url": url, "processes": processes, "concurrency": concurrency}
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    with _running("outbox.worker", *arguments, "--log-level=warning") as process:
+        yield process
+
+
+def raw_client(url: str, *, events: int, concurrency: int, deadline: float) -> float:
+    """Run the raw client to its end; return the CPU seconds that its requests took."""
+    arguments = (url, f"--events={events}", f"--concurrency={concurrency}")
+    with _running("benchmarks.raw_client", *arguments, stdout=subprocess.PIPE) as process:
+        wait_until(lambda: process.poll() is not None, time.monotonic() + deadline)
+        if process.returncode or process.stdout is None:
+            raise Stuck("the raw client failed")
+        return float(process.stdout.read())
+
+
+@contextmanager
+def _running(
+    module: str, *arguments: str, stdout: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(  # noqa: S603 - our own modules
+        [sys.executable, "-m", module, *arguments], stdout=stdout, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until(check: Callable[[], bool], deadline: float, *, every: float = 0.05) -> None:
+    """Return as soon as `check` holds; raises Stuck at `deadline`, a monotonic moment."""
+    while not check():
+        if time.monotonic() > deadline:
+            raise Stuck("the deadline is over")
+        time.sleep(every)
+
+
+def cpu_seconds(pid: int | None) -> float | None:
+    """Return the CPU time that a process and all it ever started used; None without one."""
+    if pid is None:
+        return None
+    process = psutil.Process(pid)
+    return sum(_used(each) for each in (process, *process.children(recursive=True)))
+
+
+def _used(process: psutil.Process) -> float:
+    """Return its own time, and that of its children that have ended."""
+    try:
+        return float(sum(process.cpu_times()[:4]))
+    except psutil.NoSuchProcess:
+        return 0.0

@@ -1,0 +1,1 @@
+"""The command line `outbox`: one noun a file, one verb a command."""

@@ -1,0 +1,89 @@
+"""`outbox deliveries`: events on their way to subscriptions, and every attempt."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from outbox import deliveries
+
+from . import output
+from .options import before_option, database_option, id_argument, json_option, limit_option
+from .rows import attempt_row, delivery_row
+from .session import transaction
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from .rows import Row
+
+_COLUMNS = ("id", "state", "attempt", "status", "type", "due_at", "url", "held", "error")
+_ATTEMPT_COLUMNS = ("attempt", "outcome", "status", "started_at", "duration_ms", "due_at", "error")
+
+
+@click.group("deliveries")
+@database_option()
+def commands() -> None:
+    """List and show deliveries and their attempts.
+
+    \b
+    Example:
+      outbox deliveries list --state dead
+    """
+
+
+@commands.command("list")
+@click.option("--event", "event_id", type=click.UUID, metavar="ID", help="Only of this event.")
+@click.option(
+    "--subscription", "subscription_id", type=click.UUID, metavar="ID",
+    help="Only to this subscription.",
+)  # fmt: skip
+@click.option("--state", type=click.Choice(deliveries.STATES), help="Only in this state.")
+@limit_option
+@before_option
+@json_option
+@database_option()
+def list_(as_json: bool, **wanted: Any) -> None:
+    """List deliveries, newest first.
+
+    \b
+    Example:
+      outbox deliveries list --state pending --limit 10
+    """
+    with transaction() as connection:
+        found = deliveries.list_deliveries(connection, **wanted)
+    output.many([delivery_row(each) for each in found], _COLUMNS, as_json=as_json)
+
+
+@commands.command()
+@id_argument
+@json_option
+@database_option()
+def show(id: UUID, as_json: bool) -> None:
+    """Show a delivery and all its attempts.
+
+    With what was kept of the responses: their first 8 KiB.
+
+    \b
+    Example:
+      outbox deliveries show 0190163d-9a11-7c3e-9d5c-0b6f0b7f3c55
+    """
+    with transaction() as connection:
+        delivery = delivery_row(deliveries.show_delivery(connection, id))
+        attempts = [attempt_row(each) for each in deliveries.list_attempts(connection, id)]
+    if as_json:
+        output.document(delivery | {"attempts": attempts})
+    else:
+        _print(delivery, attempts)
+
+
+def _print(delivery: Row, attempts: list[Row]) -> None:
+    output.one(delivery, as_json=False)
+    output.section("attempts")
+    output.many(attempts, _ATTEMPT_COLUMNS, as_json=False)
+    for body, same in groupby(attempts, key=lambda attempt: attempt["response_body"]):
+        if body is not None:
+            numbers = ", ".join(str(attempt["attempt"]) for attempt in same)
+            output.section(f"response to attempt {numbers}", body)

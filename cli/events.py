@@ -1,0 +1,148 @@
+"""`outbox events`: what happened."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import outbox
+from outbox import Event, InvalidInput, events
+from outbox.deliveries import list_deliveries
+
+from . import output
+from .documents import pretty
+from .options import (
+    before_option,
+    database_option,
+    id_argument,
+    json_option,
+    limit_option,
+    read_stdin,
+    text_option,
+)
+from .rows import delivery_row, event_row
+from .session import transaction
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from .rows import Row
+
+_COLUMNS = ("id", "occurred_at", "type", "tenant", "subject", "source", "due_at")
+_DELIVERY_COLUMNS = ("id", "state", "attempt", "status", "due_at", "url", "held", "error")
+ALL = 2**31
+
+
+@click.group("events")
+@database_option()
+def commands() -> None:
+    """Emit, list and show events.
+
+    \b
+    Example:
+      outbox events list --type 'invoice.*'
+    """
+
+
+@commands.command()
+@click.argument("type")
+@click.option("--data", default="{}", metavar="JSON", help="JSON, or @FILE, or - for stdin.")
+@text_option("--tenant", help="Whose event it is.", max_chars=255)
+@text_option("--subject", help="The thing it is about, such as user/42.")
+@text_option("--source", help="Where it comes from.")
+@text_option("--key", help="The same key again is the same event again.", max_chars=255)
+@click.option("--due-at", metavar="TIME", help="Not before, such as 2030-01-31T09:00:00Z.")
+@json_option
+@database_option()
+def emit(type: str, data: str, due_at: str | None, as_json: bool, **about: Any) -> None:
+    """Write an event in a transaction of its own.
+
+    \b
+    Example:
+      outbox events emit invoice.paid --tenant acme \\
+        --data '{"id": 1, "amount": 19.90}'
+    """
+    event = Event(type=type, data=_parse_data(data), due_at=_parse_moment(due_at), **about)
+    with transaction() as connection:
+        id = outbox.emit(connection, event)
+    output.one({"id": id}, as_json=as_json)
+
+
+@commands.command("list")
+@click.option("--type", metavar="PATTERN", help="An event type, or a pattern such as invoice.*")
+@text_option("--tenant", help="Only events of this tenant.", max_chars=255)
+@text_option("--subject", help="Only events about this subject.")
+@limit_option
+@before_option
+@json_option
+@database_option()
+def list_(as_json: bool, **wanted: Any) -> None:
+    """List events, newest first.
+
+    \b
+    Example:
+      outbox events list --type 'invoice.*' --limit 10
+    """
+    with transaction() as connection:
+        found = events.list_events(connection, **wanted)
+    output.many([event_row(each) for each in found], _COLUMNS, as_json=as_json)
+
+
+@commands.command()
+@id_argument
+@json_option
+@database_option()
+def show(id: UUID, as_json: bool) -> None:
+    """Show an event with its data and deliveries.
+
+    \b
+    Example:
+      outbox events show 0190163d-8694-739b-aea5-966c26f8ad91
+    """
+    with transaction() as connection:
+        event = event_row(events.show_event(connection, id))
+        event["fan_out"] = events.fan_out_state(connection, id)
+        event["fan_out_error"] = events.fan_out_error(connection, id)
+        found = list_deliveries(connection, event_id=id, limit=ALL)
+    deliveries = [delivery_row(each) for each in found]
+    if as_json:
+        output.document(event | {"deliveries": deliveries})
+    else:
+        _print(event, deliveries)
+
+
+def _print(event: Row, deliveries: list[Row]) -> None:
+    output.one({name: event[name] for name in event if name != "data"}, as_json=False)
+    output.section("data", pretty(event["data"].text))
+    output.section("deliveries")
+    output.many(deliveries, _DELIVERY_COLUMNS, as_json=False)
+
+
+def _parse_data(text: str) -> object:
+    try:
+        return json.loads(_content(text), parse_float=Decimal)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput("data", f"is not JSON: {error}") from error
+
+
+def _content(text: str) -> str | bytes:
+    if text == "-":
+        return read_stdin()
+    if not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_bytes()
+    except OSError as error:
+        raise InvalidInput("data", f"cannot be read from {text[1:]}: {error.strerror}") from error
+
+
+def _parse_moment(text: str | None) -> datetime | None:
+    try:
+        return None if text is None else datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidInput("due_at", "must be a time such as 2030-01-31T09:00:00Z") from error

@@ -1,0 +1,131 @@
+"""How rows are laid out for a person. Nothing here prints.
+
+Ids are always whole: the columns that fit into the room stand side by side, the others
+follow on a second line below each row. Where there is no terminal, as in a pipe, there is
+room for everything, so a row is one line. Nothing that came from elsewhere can steer the
+terminal: what is not printable is escaped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from .documents import Json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    Row = Mapping[str, object]
+
+GAP = "  "
+_STYLES = {
+    "green": ("active", "delivered", "done"),
+    "yellow": ("paused", "retry", "waiting"),
+    "red": ("disabled", "dead", "lost", "set aside"),
+    "dim": ("removed", "cancelled", "late"),
+}
+_STYLE_OF = {word: style for style, words in _STYLES.items() for word in words}
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    name: str
+    heading: str
+    width: int
+    right: bool
+
+
+def fields(row: Row) -> Iterator[Text]:
+    """Yield a line for each name and its value."""
+    width = max(map(len, row))
+    for name, value in row.items():
+        yield Text.assemble((name.ljust(width), "dim"), GAP, _styled(value))
+
+
+def table(rows: Sequence[Row], names: Sequence[str], room: int | None) -> Iterator[Text]:
+    """Yield the headings and the rows; columns that are empty everywhere are left out."""
+    used = [name for name in names if any(row[name] is not None for row in rows)]
+    beside = _fitting([_column(rows, name) for name in used], room)
+    yield _joined((Text(column.heading, "bold") for column in beside), beside)
+    for row in rows:
+        yield _joined((_styled(row[column.name]) for column in beside), beside)
+        below = {name: row[name] for name in used[len(beside) :] if row[name] is not None}
+        if below:
+            yield _below(below)
+
+
+def _column(rows: Sequence[Row], name: str) -> _Column:
+    values = [row[name] for row in rows]
+    heading = name.replace("_", " ").upper()
+    width = max(cell_len(heading), *(cell_len(cell(value)) for value in values))
+    numbers = all(value is None or type(value) is int for value in values)
+    return _Column(name, heading, width, right=numbers)
+
+
+def _fitting(columns: list[_Column], room: int | None) -> list[_Column]:
+    """Return the leading columns that fit side by side, one at least."""
+    while room is not None and len(columns) > 1 and _width(columns) > room:
+        columns = columns[:-1]
+    return columns
+
+
+def _width(columns: list[_Column]) -> int:
+    return sum(column.width + len(GAP) for column in columns) - len(GAP)
+
+
+def _joined(cells: Iterable[Text], columns: list[_Column]) -> Text:
+    aligned = list(cells)
+    for text, column in zip(aligned, columns, strict=True):
+        text.align("right" if column.right else "left", column.width)
+    line = Text(GAP).join(aligned)
+    line.rstrip()
+    return line
+
+
+def _below(row: Row) -> Text:
+    parts = (Text.assemble((f"{name} ", "dim"), _styled(value)) for name, value in row.items())
+    return Text.assemble(GAP * 2, Text(GAP).join(parts))
+
+
+def _styled(value: object) -> Text:
+    text = cell(value)
+    return Text(text, _STYLE_OF.get(text, ""))
+
+
+def cell(value: object) -> str:
+    """Return `value` as a person reads it, on one line.
+
+    >>> cell(None), cell(True), cell(["invoice.*", "user.created"])
+    ('-', 'yes', 'invoice.*, user.created')
+    """
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+        case list() | tuple():
+            return ", ".join(map(cell, value))
+        case dict():
+            return ", ".join(f"{name}: {cell(item)}" for name, item in value.items()) or "-"
+        case Json():
+            return shown(value.text)
+        case _:
+            return shown(str(value))
+
+
+def shown(text: str, *, lines: bool = False) -> str:
+    r"""Return `text` with all escaped that is not printable; `lines` keeps line breaks.
+
+    >>> print(shown("\x1b[2J é"))
+    \x1b[2J é
+    """
+    if lines:
+        return "\n".join(map(shown, text.splitlines()))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,115 @@
+"""What goes out to the terminal. This is the only module that prints.
+
+A program gets one JSON document on stdout and nothing else; a person gets lines and
+tables, in colour on a terminal unless NO_COLOR says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from . import layout
+from .documents import dump
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Self
+
+    from .layout import Row
+
+
+def document(value: object) -> None:
+    """Print `value` as JSON, in UTF-8 whatever the terminal speaks (RFC 8259)."""
+    click.echo(dump(value).encode())
+
+
+def one(row: Row, *, as_json: bool) -> None:
+    """Print one thing: a JSON object, or a name and its value on each line."""
+    if as_json:
+        document(row)
+    else:
+        _print(_console(), layout.fields(row))
+
+
+def many(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool) -> None:
+    """Print many things: a JSON array with all they have, or a table of `columns`."""
+    console = _console()
+    if as_json:
+        document(rows)
+    elif rows:
+        room = console.width if console.is_terminal else None
+        _print(console, layout.table(rows, columns, room))
+    else:
+        line("None.")
+
+
+def line(text: str) -> None:
+    """Print a sentence, or several lines."""
+    _print(_console(), [Text(layout.shown(text, lines=True))])
+
+
+def section(heading: str, text: str | None = None) -> None:
+    """Print a heading after an empty line, and `text` beneath it."""
+    _print(_console(), [Text(), Text(heading.upper(), "bold")])
+    if text is not None:
+        line(text)
+
+
+def note(text: str) -> None:
+    """Print a sentence that is no result, on stderr."""
+    _print(_console(stderr=True), [Text(layout.shown(text))])
+
+
+def confirmed(question: str) -> bool:
+    """Ask on the terminal, by stderr."""
+    return click.confirm(layout.shown(question), err=True)
+
+
+def asked_secret(name: str) -> str:
+    """Ask for a secret on the terminal, without showing what is typed."""
+    return str(click.prompt(name, hide_input=True, err=True))
+
+
+class Progress:
+    """What is going on: redrawn in place on a terminal, elsewhere a line each second."""
+
+    def __init__(self, *, to_stderr: bool) -> None:
+        self._console = _console(stderr=to_stderr)
+        self._live = Live(console=self._console, auto_refresh=False)
+        self._began = time.monotonic()
+        self._next = 0.0
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, view: Mapping[str, str]) -> None:
+        """Show each name with what there is to say about it."""
+        if self._console.is_terminal:
+            self._live.update(Text("\n").join(layout.fields(view)), refresh=True)
+        elif (seconds := time.monotonic() - self._began) >= self._next:
+            self._next = seconds + 1
+            parts = "; ".join(f"{name}: {text}" for name, text in view.items())
+            _print(self._console, [Text(f"{seconds:3.0f} s  {parts}")])
+
+
+def _console(*, stderr: bool = False) -> Console:
+    if os.environ.get("NO_COLOR"):  # no bold either, which Console would leave
+        return Console(stderr=stderr, color_system=None, highlight=False)
+    return Console(stderr=stderr, highlight=False)
+
+
+def _print(console: Console, lines: Iterable[Text]) -> None:
+    for text in lines:
+        console.print(text, soft_wrap=True)

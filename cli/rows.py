@@ -1,0 +1,53 @@
+"""What the stores return, as rows to print: the names and values of the database."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from .documents import Json
+
+if TYPE_CHECKING:
+    from outbox.deliveries import Attempt, Delivery
+    from outbox.events import StoredEvent
+    from outbox.subscriptions import Subscription
+
+    Row = dict[str, Any]
+
+_CREDENTIAL = re.compile(
+    "auth|cookie|credential|key|password|secret|signature|token", re.IGNORECASE
+)
+_HIDDEN = "[secure]"
+_DELIVERY = {"attempts": "attempt"}  # in the words of delivery_queue
+
+
+def subscription_row(found: Subscription) -> Row:
+    """A subscription; the values of headers that look like credentials are hidden."""
+    headers = {
+        name: _HIDDEN if _CREDENTIAL.search(name) else value
+        for name, value in found.headers.items()
+    }
+    return row(found) | {"headers": headers}
+
+
+def event_row(found: StoredEvent) -> Row:
+    """An event, with its data and context as the JSON they are."""
+    context = None if found.context is None else Json(found.context)
+    return row(found) | {"data": Json(found.data), "context": context}
+
+
+def delivery_row(found: Delivery) -> Row:
+    """A delivery; `attempt` is the number of the last one."""
+    return {_DELIVERY.get(name, name): value for name, value in row(found).items()}
+
+
+def attempt_row(found: Attempt) -> Row:
+    """An attempt, with what was kept of the response's body as text."""
+    body = None if found.response_body is None else found.response_body.decode(errors="replace")
+    return row(found) | {"response_body": body}
+
+
+def row(found: Any) -> Row:
+    """Return the fields of a dataclass and their values."""
+    return {column.name: getattr(found, column.name) for column in fields(found)}

@@ -1,0 +1,54 @@
+"""What a command works on, and for whom: the database, and the author of a change."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from outbox import InvalidInput, database, schema
+from outbox.subscriptions import Author
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection
+
+VARIABLE = "OUTBOX_DATABASE_URL"
+URL = "outbox.database_url"  # where the context of Click holds it
+
+
+@contextmanager
+def transaction(*, any_schema: bool = False) -> Iterator[Connection]:
+    """Yield a connection in a transaction, on a database that has the schema of this program."""
+    with database.translated():
+        engine = database.engine(_database_url())
+        try:
+            with engine.begin() as connection:
+                if not any_schema:
+                    schema.check(connection)
+                yield connection
+        finally:
+            engine.dispose()
+
+
+def author() -> Author:
+    """Return who runs this command: the user of the operating system."""
+    return Author(_user(), click.get_current_context().command_path)
+
+
+def _database_url() -> str:
+    url: str | None = click.get_current_context().meta.get(URL)
+    if not url:
+        raise InvalidInput("database url", f"is missing; give --database-url or set {VARIABLE}")
+    return url
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a container may run a user without a name
+        return f"uid {os.getuid()}"

@@ -1,0 +1,206 @@
+"""`outbox subscriptions`: who wants to know."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from outbox import InvalidInput, subscriptions
+from outbox.deliveries import count_open
+from outbox.event_types import parse_patterns
+from outbox.headers import parse_headers
+from outbox.schedule import format_schedule, parse_schedule
+
+from . import output
+from .options import (
+    database_option,
+    has_terminal,
+    id_argument,
+    json_option,
+    read_stdin,
+    text_option,
+)
+from .program import Failure, WrongUse
+from .rows import subscription_row
+from .session import author, transaction
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from .rows import Row
+
+_COLUMNS = ("id", "state", "types", "tenant", "url", "filter", "state_reason")
+
+
+@click.group("subscriptions")
+@database_option()
+def commands() -> None:
+    """Add, list, pause and remove subscriptions.
+
+    \b
+    Example:
+      outbox subscriptions list
+    """
+
+
+@commands.command()
+@click.argument("url")
+@click.option("--types", required=True, metavar="LIST", help="Event types or patterns, by commas.")
+@text_option("--tenant", help="Only events of this tenant; else of every tenant.", max_chars=255)
+@click.option("--filter", metavar="JSONPATH", help="An SQL/JSON path over the data.")
+@click.option(
+    "--header", "headers", multiple=True, metavar="'NAME: VALUE'",
+    help="Send it with each request. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--schedule", metavar="LIST", help="The delay before each attempt, such as '0s, 5s, 5m, 2h'."
+)
+@click.option("--secret-stdin", is_flag=True, help="Read the whsec_ secret from stdin.")
+@json_option
+@database_option()
+def add(
+    types: str, headers: tuple[str, ...], schedule: str | None, secret_stdin: bool, as_json: bool,
+    **wanted: Any,
+) -> None:  # fmt: skip
+    """Send matching events to URL, signed with a secret.
+
+    A new secret is made unless one is read from stdin; it is shown now and never again.
+    Data passes a filter if its path yields something that is neither false nor null.
+
+    \b
+    Example:
+      outbox subscriptions add https://example.com/hooks \\
+        --types 'invoice.*,user.created' --filter '$.amount > 100'
+    """
+    wanted |= {
+        "types": parse_patterns(types),
+        "headers": parse_headers(headers),
+        "schedule": None if schedule is None else parse_schedule(schedule),
+        "secret_text": _read_secret() if secret_stdin else None,
+    }
+    with transaction() as connection:
+        added, secret = subscriptions.add(connection, by=author(), **wanted)
+    _print(subscription_row(added) | {"secret": secret}, as_json)
+    if not as_json:
+        output.note("Keep the secret now: it is not shown again.")
+
+
+@commands.command("list")
+@text_option("--tenant", help="Only those of this tenant.", max_chars=255)
+@click.option("--all", "removed", is_flag=True, help="Those that were removed as well.")
+@json_option
+@database_option()
+def list_(tenant: str | None, removed: bool, as_json: bool) -> None:
+    """List subscriptions, oldest first.
+
+    \b
+    Example:
+      outbox subscriptions list --tenant acme
+    """
+    with transaction() as connection:
+        found = subscriptions.list_subscriptions(connection, tenant=tenant, removed=removed)
+    output.many([subscription_row(each) for each in found], _COLUMNS, as_json=as_json)
+
+
+@commands.command()
+@id_argument
+@json_option
+@database_option()
+def show(id: UUID, as_json: bool) -> None:
+    """Show a subscription as it is now.
+
+    Secrets are not shown, nor the values of headers whose names sound like credentials.
+
+    \b
+    Example:
+      outbox subscriptions show 0190163d-8694-739b-aea5-966c26f8ad91
+    """
+    with transaction() as connection:
+        found = subscriptions.show(connection, id)
+    _print(subscription_row(found), as_json)
+
+
+@commands.command()
+@id_argument
+@text_option("--reason", help="Why, for those who look at it later.")
+@json_option
+@database_option()
+def pause(id: UUID, reason: str | None, as_json: bool) -> None:
+    """Stop sending to a subscription.
+
+    Its deliveries are held, new ones as well, until `resume`.
+
+    \b
+    Example:
+      outbox subscriptions pause 0190163d-8694-739b-aea5-966c26f8ad91 \\
+        --reason 'they migrate'
+    """
+    with transaction() as connection:
+        paused = subscriptions.pause(connection, id, by=author(), reason=reason)
+    _print(subscription_row(paused), as_json)
+
+
+@commands.command()
+@id_argument
+@json_option
+@database_option()
+def resume(id: UUID, as_json: bool) -> None:
+    """Send again to a paused or disabled one.
+
+    \b
+    Example:
+      outbox subscriptions resume 0190163d-8694-739b-aea5-966c26f8ad91
+    """
+    with transaction() as connection:
+        resumed = subscriptions.resume(connection, id, by=author())
+    _print(subscription_row(resumed), as_json)
+
+
+@commands.command()
+@id_argument
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@database_option()
+def remove(id: UUID, yes: bool, as_json: bool) -> None:
+    """End a subscription for good.
+
+    Its open deliveries are cancelled, its secrets are deleted.
+
+    \b
+    Example:
+      outbox subscriptions remove 0190163d-8694-739b-aea5-966c26f8ad91 --yes
+    """
+    if not yes:
+        _confirm_removal(id)
+    with transaction() as connection:
+        cancelled = count_open(connection, id)
+        removed = subscriptions.remove(connection, id, by=author())
+    _print(subscription_row(removed) | {"cancelled": cancelled}, as_json)
+
+
+def _print(row: Row, as_json: bool) -> None:
+    if row["schedule"] and not as_json:
+        row["schedule"] = format_schedule(row["schedule"])
+    output.one(row, as_json=as_json)
+
+
+def _confirm_removal(id: UUID) -> None:
+    if not has_terminal():
+        raise WrongUse("there is no terminal to ask on; pass --yes")
+    with transaction() as connection:
+        found, open_ = subscriptions.show(connection, id), count_open(connection, id)
+    if not output.confirmed(f"Remove {found.url} and cancel its {open_:,} open deliveries?"):
+        raise Failure("nothing was removed")
+
+
+def _read_secret() -> str:
+    """An empty one is refused: to `subscriptions.add` it would mean a new one."""
+    text = output.asked_secret("Secret") if has_terminal() else _decoded(read_stdin())
+    if not text.strip():
+        raise InvalidInput("secret", "there is none on stdin")
+    return text.strip()
+
+
+def _decoded(raw: bytes) -> str:
+    return raw.decode(errors="replace")

@@ -1,0 +1,42 @@
+"""Webhooks from an application on PostgreSQL: events written in your own transaction.
+
+    import outbox
+    from outbox import Event
+
+    with Session(engine) as session, session.begin():
+        session.add(invoice)
+        outbox.emit(session, Event(type="invoice.paid", data={"id": invoice.id}))
+
+If the transaction commits, every subscription that wants the event gets it: signed,
+retried, with each attempt on record. If it rolls back, nothing happened.
+"""
+
+from .errors import (
+    DatabaseUnavailable,
+    EmbeddedUnavailable,
+    InvalidInput,
+    KeyConflict,
+    NotFound,
+    OutboxError,
+    SchemaMismatch,
+    SignatureInvalid,
+    WrongState,
+)
+from .events import Event, emit, emit_many
+from .version import __version__
+
+__all__ = [
+    "DatabaseUnavailable",
+    "EmbeddedUnavailable",
+    "Event",
+    "InvalidInput",
+    "KeyConflict",
+    "NotFound",
+    "OutboxError",
+    "SchemaMismatch",
+    "SignatureInvalid",
+    "WrongState",
+    "__version__",
+    "emit",
+    "emit_many",
+]

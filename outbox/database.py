@@ -1,0 +1,81 @@
+"""Database URLs: what they may be, and how our own programs connect.
+
+Hosts bring their own engine; this is for the worker, the command line and the demo.
+A URL is `postgresql://…` as libpq knows it, the same with a SQLAlchemy driver in it
+(`postgresql+psycopg://…`, so that a host's setting can be used as it is), or
+`embedded:PATH` for a PostgreSQL of our own in a folder.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError
+
+from . import embedded
+from .errors import DatabaseUnavailable, InvalidInput, SchemaMismatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONNECT_TIMEOUT = 10  # seconds
+
+_SCHEME = re.compile(r"postgres(?:ql)?(?:\+[a-z0-9]+)?://")
+_RULE = "must be postgresql://user@host/database or embedded:PATH"
+
+
+def conninfo(url: str, *, application_name: str) -> str:
+    """Return the libpq connection string of `url`; starts the embedded PostgreSQL if asked.
+
+    Raises InvalidInput, without the URL in it: it may hold a password.
+    """
+    if url.startswith("embedded:"):
+        url = embedded.resolve(url)
+    if not _SCHEME.match(url):
+        raise InvalidInput("database url", _RULE)
+    try:
+        plain = conninfo_to_dict(_SCHEME.sub("postgresql://", url, count=1))
+    except psycopg.ProgrammingError as error:
+        raise InvalidInput("database url", _RULE) from error
+    if "@" in str(plain.get("host", "")):
+        raise InvalidInput("database url", "an @ in the user or the password is written as %40")
+    plain.setdefault("application_name", application_name)
+    plain.setdefault("connect_timeout", CONNECT_TIMEOUT)
+    return make_conninfo("", **plain)
+
+
+def engine(url: str, *, application_name: str = "outbox") -> Engine:
+    """Return a SQLAlchemy engine on psycopg for `url`.
+
+    with outbox.database.engine("embedded:./pg").begin() as connection: ...
+    """
+    target = conninfo(url, application_name=application_name)
+    return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(target))
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what PostgreSQL says about the connection or the schema into our own errors."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise _translate(error.orig if isinstance(error.orig, psycopg.Error) else error) from error
+    except psycopg.Error as error:
+        raise _translate(error) from error
+
+
+def _translate(error: Exception) -> Exception:
+    if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
+        return SchemaMismatch(None, 1)
+    return DatabaseUnavailable(reason(error))
+
+
+def reason(error: Exception) -> str:
+    """Return what went wrong in one line without addresses of memory or passwords."""
+    message = str(error).partition("\nMultiple connection attempts")[0]
+    return " ".join(message.split()) or type(error).__name__

@@ -1,0 +1,255 @@
+"""What happened: `emit` writes it in the host's transaction, the rest reads it.
+
+An event exists if and only if the transaction that emitted it commits. The host pays
+one INSERT: nothing here waits for a worker, takes a lock of ours or rings a bell.
+
+    with Session(engine) as session, session.begin():
+        session.add(invoice)
+        outbox.emit(session, Event(type="invoice.paid", data={"id": 1}))
+
+Everything is checked before any SQL runs, so a mistake never aborts the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, overload
+
+from sqlalchemy import Boolean, Text, Uuid, bindparam, cast, column, func, literal, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from .encoding import check_text, encode
+from .errors import InvalidInput, KeyConflict, NotFound
+from .event_types import check_pattern, check_type
+from .tables import JsonText, Moment, event, event_queue
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
+
+MAX_BYTES = 262_144
+MAX_CONTEXT_BYTES = 8_192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened, to be told to every subscription that matches.
+
+    `type` is what happened (`invoice.paid`); `data` is any JSON value, in which datetime
+    (aware), date, Decimal, UUID and Enum are encoded as `outbox.encoding` says. `tenant`
+    is whose event it is, `subject` the thing it is about, `source` where it comes from.
+    `key` makes the emit idempotent within its tenant. `context` goes with the event:
+    `traceparent` is sent on. `due_at` delays the delivery.
+    """
+
+    type: str
+    data: Any = field(default_factory=dict)
+    tenant: str | None = None
+    subject: str | None = None
+    source: str | None = None
+    key: str | None = None
+    context: Mapping[str, Any] | None = None
+    occurred_at: datetime | None = None
+    due_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """A row of `outbox.event`. `data` and `context` are the JSON texts as they are stored."""
+
+    id: UUID
+    type: str
+    tenant: str | None
+    subject: str | None
+    source: str | None
+    data: str
+    context: str | None
+    occurred_at: datetime
+    due_at: datetime | None
+
+
+@overload
+def emit(target: Session | Connection, event: Event, *, max_bytes: int = ...) -> UUID: ...
+@overload
+def emit(
+    target: AsyncSession | AsyncConnection, event: Event, *, max_bytes: int = ...
+) -> Awaitable[UUID]: ...
+def emit(
+    target: Session | Connection | AsyncSession | AsyncConnection,
+    event: Event,
+    *,
+    max_bytes: int = MAX_BYTES,
+) -> UUID | Awaitable[UUID]:
+    """Write `event` in the transaction of `target` and return its id.
+
+    `target` is a SQLAlchemy Session or Connection; with their async forms the call is
+    awaited. `max_bytes` bounds the encoded data. A `key` that was used before gives back
+    the id of the first event.
+
+    Raises InvalidInput before any SQL runs, and KeyConflict when the key stands for
+    another content; neither harms the transaction.
+
+        id = outbox.emit(session, Event(type="user.created", data={"id": 7}, key="user-7"))
+    """
+    text = _encode_batch([event], max_bytes)
+    if isinstance(target, AsyncConnection | AsyncSession):
+        return target.run_sync(lambda sync: _write(sync, [event], text)[0])
+    return _write(target, [event], text)[0]
+
+
+@overload
+def emit_many(
+    target: Session | Connection, events: Sequence[Event], *, max_bytes: int = ...
+) -> list[UUID]: ...
+@overload
+def emit_many(
+    target: AsyncSession | AsyncConnection, events: Sequence[Event], *, max_bytes: int = ...
+) -> Awaitable[list[UUID]]: ...
+def emit_many(
+    target: Session | Connection | AsyncSession | AsyncConnection,
+    events: Sequence[Event],
+    *,
+    max_bytes: int = MAX_BYTES,
+) -> list[UUID] | Awaitable[list[UUID]]:
+    """Write all `events` with one statement and return their ids in the same order.
+
+    As `emit`, for a batch: `max_bytes` bounds the data of each. All or none are written.
+
+        ids = outbox.emit_many(session, [Event(type="user.created", data=u) for u in users])
+    """
+    events = list(events)
+    text = _encode_batch(events, max_bytes)
+    if isinstance(target, AsyncConnection | AsyncSession):
+        return target.run_sync(lambda sync: _write(sync, events, text))
+    return _write(target, events, text)
+
+
+# Words to JSON: the whole batch travels as one parameter, the same on every driver. The
+# server cuts `data` out of it as the exact text that was put in.
+
+
+def _encode_batch(events: Sequence[Event], max_bytes: int) -> str:
+    return f"[{','.join(_encode_event(e, max_bytes) for e in events)}]"
+
+
+def _encode_event(event: Event, max_bytes: int) -> str:
+    data = encode(event.data, max_bytes=max_bytes)
+    fields: dict[str, Any] = {"type": check_type(event.type)}
+    for name, limit in (("tenant", 255), ("subject", 1024), ("source", 1024), ("key", 255)):
+        value = getattr(event, name)
+        if value is not None:
+            fields[name] = check_text(name, value, limit)
+    for name in ("occurred_at", "due_at"):
+        value = getattr(event, name)
+        if value is not None:
+            fields[name] = _check_moment(name, value)
+    members = f'{encode(fields, field="event")[:-1]},"data":{data}'
+    if event.context is not None:
+        members += f',"context":{_encode_context(event.context)}'
+    return f"{members}}}"
+
+
+def _encode_context(context: object) -> str:
+    if not isinstance(context, Mapping):
+        raise InvalidInput("context", "must be a mapping")
+    return encode(context, field="context", max_bytes=MAX_CONTEXT_BYTES)
+
+
+def _check_moment(name: str, value: datetime) -> datetime:
+    if getattr(value, "utcoffset", lambda: None)() is None:
+        raise InvalidInput(name, "must be a datetime with a time zone")
+    return value
+
+
+def _write(target: Session | Connection, events: Sequence[Event], text: str) -> list[UUID]:
+    written = target.execute(_EMIT, {"events": text}).all() if events else []
+    for event_, row in zip(events, written, strict=True):
+        if row.differs:
+            raise KeyConflict(str(event_.key), event_.tenant, str(row.id))
+    return [row.id for row in written]
+
+
+_EMIT = select(
+    func.outbox.emit(cast(cast(bindparam("events", type_=Text), Text), JsonText)).table_valued(
+        column("id", Uuid), column("differs", Boolean)
+    )
+)
+
+
+# Reading. Newest first, by pages: `before` is the last id of the page before.
+
+
+def list_events(
+    connection: Connection,
+    *,
+    type: str | None = None,
+    tenant: str | None = None,
+    subject: str | None = None,
+    before: UUID | None = None,
+    limit: int = 50,
+) -> list[StoredEvent]:
+    """Return the newest events that fit, at most `limit`.
+
+    `type` is an event type or a pattern such as `invoice.*`.
+    """
+    query = select(*_COLUMNS).order_by(event.c.id.desc()).limit(limit)
+    if type is not None:
+        query = query.where(event.c.type.like(_like(check_pattern(type)), escape="\\"))
+    for name, value in (("tenant", tenant), ("subject", subject)):
+        if value is not None:
+            query = query.where(event.c[name] == value)
+    if before is not None:
+        query = query.where(event.c.id < before)
+    return [StoredEvent(*row) for row in connection.execute(query)]
+
+
+def show_event(connection: Connection, id: UUID) -> StoredEvent:
+    """Return the event `id`. Raises NotFound."""
+    row = connection.execute(select(*_COLUMNS).where(event.c.id == id)).first()
+    if row is None:
+        raise NotFound("event", str(id))
+    return StoredEvent(*row)
+
+
+def fan_out_error(connection: Connection, id: UUID) -> str | None:
+    """Return why the fan-out of event `id` failed and was set aside, or None."""
+    query = select(event_queue.c.error).where(
+        event_queue.c.due_at == cast(literal("infinity"), Moment), event_queue.c.event_id == id
+    )
+    return connection.execute(query).scalar()
+
+
+def fan_out_state(connection: Connection, id: UUID) -> str:
+    """Return how far the fan-out of event `id` is: `waiting`, `set aside` or `done`."""
+    set_aside = event_queue.c.error.is_not(None)
+    query = select(set_aside).where(event_queue.c.event_id == id)
+    return {None: "done", False: "waiting", True: "set aside"}[connection.execute(query).scalar()]
+
+
+def count_waiting(connection: Connection) -> int:
+    """Return how many events wait for their fan-out; those set aside are not among them."""
+    query = select(func.count()).where(event_queue.c.error.is_(None))
+    return connection.execute(query).scalar_one()
+
+
+def _like(pattern: str) -> str:
+    escaped = pattern.replace("_", "\\_")
+    return escaped[:-1] + "%" if escaped.endswith("*") else escaped
+
+
+_COLUMNS = [
+    event.c.id,
+    event.c.type,
+    event.c.tenant,
+    event.c.subject,
+    event.c.source,
+    cast(event.c.data, Text),
+    cast(event.c.context, Text),
+    event.c.occurred_at,
+    event.c.due_at,
+]

@@ -1,0 +1,68 @@
+"""The headers that a subscription may add to its requests (RFC 9110, section 5).
+
+Names that say how the message is framed, signed or identified are ours, so that no
+subscription can break a request or pretend to be another's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from .errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+MAX_HEADERS = 20
+MAX_VALUE = 4_096
+
+RESERVED = frozenset({
+    "connection", "cookie", "date", "expect", "host", "idempotency-key", "keep-alive", "te",
+    "traceparent", "trailer", "trailers", "transfer-encoding", "upgrade", "user-agent",
+})  # fmt: skip
+RESERVED_PREFIXES = ("ce-", "content-", "proxy-", "svix-", "webhook-")
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+_VALUE = re.compile(r"[!-~]([ \t!-~]*[!-~])?")
+
+
+def parse_headers(lines: Iterable[str]) -> dict[str, str]:
+    """Return the headers of lines such as `X-Team: billing`, checked.
+
+    >>> parse_headers(["X-Team: billing"])
+    {'X-Team': 'billing'}
+    """
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise InvalidInput("header", "must be written as 'Name: value'")
+        if name.lower() in {known.lower() for known in headers}:
+            raise InvalidInput("header", f"{name} is given twice")
+        headers[name] = value.strip()
+    return check_headers(headers)
+
+
+def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return `headers` if a subscription may send them; raises InvalidInput.
+
+    The message names a header, never its value, which may be a credential.
+    """
+    if len(headers) > MAX_HEADERS:
+        raise InvalidInput("headers", f"must be at most {MAX_HEADERS}")
+    for name, value in headers.items():
+        _check_header(name, value)
+    return dict(headers)
+
+
+def _check_header(name: str, value: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidInput("header", f"{name!r} is not a header name")
+    lower = name.lower()
+    if lower in RESERVED or lower.startswith(RESERVED_PREFIXES):
+        raise InvalidInput("header", f"{name} is set by the outbox itself")
+    if not isinstance(value, str) or len(value) > MAX_VALUE or not _VALUE.fullmatch(value):
+        raise InvalidInput(
+            "header", f"the value of {name} must be printable ASCII, 1 to {MAX_VALUE} characters"
+        )

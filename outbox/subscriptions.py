@@ -1,0 +1,288 @@
+"""Who wants to know: webhooks, as they are now, and every change to them.
+
+Each function works in the caller's transaction and writes the change as a fact beside
+it: who made it, from which command, and what the subscription was afterwards.
+
+    with engine.begin() as connection:
+        added, secret = subscriptions.add(connection, url, ["invoice.*"], by=Author("ada", "setup"))
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    CTE,
+    Text,
+    cast,
+    column,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.exc import DBAPIError
+
+from .addresses import check_url
+from .encoding import check_text
+from .errors import InvalidInput, NotFound, WrongState
+from .event_types import check_pattern
+from .headers import check_headers
+from .schedule import check_schedule
+from .signing import new_secret, secret_key
+from .tables import (
+    JsonPath,
+    attempt,
+    delivery_queue,
+    secret,
+    subscription,
+    subscription_change,
+    subscription_type,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from sqlalchemy import Connection, RowMapping
+
+MAX_FILTER = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who changes something (`actor`), and from where (`command`)."""
+
+    actor: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A row of `outbox.subscription`. `schedule` is in seconds; None is the default one."""
+
+    id: UUID
+    tenant: str | None
+    url: str
+    types: tuple[str, ...]
+    filter: str | None
+    headers: Mapping[str, str]
+    schedule: tuple[float, ...] | None
+    state: str
+    state_reason: str | None
+    revision: int
+    created_at: datetime
+    changed_at: datetime
+
+
+def add(
+    connection: Connection,
+    url: str,
+    types: Sequence[str],
+    *,
+    by: Author,
+    tenant: str | None = None,
+    filter: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    schedule: Sequence[float] | None = None,
+    secret_text: str | None = None,
+) -> tuple[Subscription, str]:
+    """Add a subscription and return it with its secret, which is not shown again.
+
+    Without `tenant` it gets the events of every tenant. `filter` is an SQL/JSON path over
+    the data. `schedule` is the seconds before each attempt. Without `secret_text` a new
+    `whsec_` secret is made. Raises InvalidInput.
+    """
+    patterns = _check_types(types)
+    values: dict[str, Any] = {
+        "tenant": None if tenant is None else check_text("tenant", tenant, 255),
+        "url": check_url(url),
+        "types": patterns,
+        "headers": json.dumps(check_headers(headers or {})),
+        "schedule": None if schedule is None else list(check_schedule(schedule)),
+    }
+    secret_text = secret_text or new_secret(secrets.token_bytes(32))
+    secret_key(secret_text)
+    values["filter"] = None if filter is None else _check_filter(connection, filter)
+
+    id = connection.execute(insert(subscription).returning(subscription.c.id), values).scalar_one()
+    rows = [{"pattern": p, "tenant": tenant or "", "subscription_id": id} for p in patterns]
+    connection.execute(insert(subscription_type), rows)
+    connection.execute(insert(secret), {"subscription_id": id, "sealed": secret_text})
+    return _record_change(connection, show(connection, id), "added", by), secret_text
+
+
+def list_subscriptions(
+    connection: Connection, *, tenant: str | None = None, removed: bool = False
+) -> list[Subscription]:
+    """Return all subscriptions, oldest first; those of `tenant` alone if it is given."""
+    query = select(*_COLUMNS).order_by(subscription.c.id)
+    if tenant is not None:
+        query = query.where(subscription.c.tenant == tenant)
+    if not removed:
+        query = query.where(subscription.c.state != "removed")
+    return [_from_row(row) for row in connection.execute(query).mappings()]
+
+
+def show(connection: Connection, id: UUID) -> Subscription:
+    """Return the subscription `id`. Raises NotFound."""
+    row = connection.execute(select(*_COLUMNS).where(subscription.c.id == id)).mappings().first()
+    if row is None:
+        raise NotFound("subscription", str(id))
+    return _from_row(row)
+
+
+def pause(
+    connection: Connection, id: UUID, *, by: Author, reason: str | None = None
+) -> Subscription:
+    """Stop sending to it. Its deliveries are held, new ones as well, until `resume`."""
+    return _change_state(connection, id, "paused", from_states={"active", "paused"}, by=by,
+                         reason=reason or f"paused by {by.actor}")  # fmt: skip
+
+
+def resume(connection: Connection, id: UUID, *, by: Author) -> Subscription:
+    """Send again, whether a person paused it or a worker disabled it."""
+    return _change_state(
+        connection, id, "active", from_states={"active", "paused", "disabled"}, by=by, reason=None
+    )
+
+
+def remove(connection: Connection, id: UUID, *, by: Author) -> Subscription:
+    """End it for good: its open deliveries are cancelled, its secrets are deleted."""
+    removed = _change_state(
+        connection, id, "removed", from_states={"active", "paused", "disabled"}, by=by,
+        reason=f"removed by {by.actor}",
+    )  # fmt: skip
+    connection.execute(delete(subscription_type).where(subscription_type.c.subscription_id == id))
+    connection.execute(delete(secret).where(secret.c.subscription_id == id))
+    cancel_open(connection, id, removed.state_reason or "removed")
+    return removed
+
+
+def cancel_open(connection: Connection, id: UUID, reason: str) -> int:
+    """End every open delivery of subscription `id` as cancelled; return how many."""
+    gone = _deleted_deliveries(id)
+    cancelled = select(
+        gone.c.delivery_id, gone.c.attempt, literal("cancelled"), literal(reason, Text)
+    )
+    columns = ["delivery_id", "attempt", "outcome", "error"]
+    return connection.execute(insert(attempt).from_select(columns, cancelled)).rowcount
+
+
+def _deleted_deliveries(id: UUID) -> CTE:
+    return (
+        delete(delivery_queue)
+        .where(delivery_queue.c.subscription_id == id)
+        .returning(delivery_queue.c.delivery_id, delivery_queue.c.attempt)
+        .cte("gone")
+    )
+
+
+_VERBS = {"active": "resumed", "paused": "paused", "removed": "removed"}
+
+
+def _change_state(
+    connection: Connection,
+    id: UUID,
+    state: str,
+    *,
+    from_states: set[str],
+    by: Author,
+    reason: str | None,
+) -> Subscription:
+    query = select(subscription.c.state).where(subscription.c.id == id).with_for_update()
+    found = connection.execute(query).scalar()
+    if found is None:
+        raise NotFound("subscription", str(id))
+    if found not in from_states:
+        raise WrongState("subscription", str(id), found, _VERBS[state])
+    if found == state:
+        return show(connection, id)
+    connection.execute(
+        update(subscription)
+        .where(subscription.c.id == id)
+        .values(
+            state=state,
+            state_reason=reason,
+            revision=subscription.c.revision + 1,
+            changed_at=func.now(),
+        )
+    )
+    return _record_change(connection, show(connection, id), _VERBS[state], by)
+
+
+def _record_change(
+    connection: Connection, changed: Subscription, change: str, by: Author
+) -> Subscription:
+    after = (
+        select(func.to_jsonb(column("subscription")))
+        .select_from(subscription)
+        .where(subscription.c.id == changed.id)
+        .scalar_subquery()
+    )
+    connection.execute(
+        insert(subscription_change).values(
+            subscription_id=changed.id,
+            revision=changed.revision,
+            change=change,
+            actor=by.actor,
+            command=by.command,
+            after=after,
+        )
+    )
+    return changed
+
+
+def _check_types(types: Sequence[str]) -> list[str]:
+    checked = list(dict.fromkeys(check_pattern(pattern) for pattern in types))
+    if not checked:
+        raise InvalidInput("types", "must have at least one event type or pattern")
+    return checked
+
+
+def _check_filter(connection: Connection, filter: str) -> str:
+    """Ask PostgreSQL itself, in a savepoint, so that a bad filter harms no transaction."""
+    check_text("filter", filter, MAX_FILTER)
+    parsed = select(cast(cast(literal(filter, Text), JsonPath), Text))
+    try:
+        with connection.begin_nested():
+            canonical = connection.execute(parsed).scalar_one()
+    except DBAPIError as error:
+        code, message = _told(error)
+        if code in _NOT_A_PATH:
+            raise InvalidInput("filter", f"is not an SQL/JSON path: {message}") from error
+        raise
+    if '$""' in _QUOTED.sub('""', canonical):
+        raise InvalidInput("filter", "must not use variables; there is nothing to set them")
+    return filter
+
+
+_NOT_A_PATH = {"42601", "22P02", "2201B", "22023", "42804", "54001"}
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+def _told(error: DBAPIError) -> tuple[str | None, str]:
+    """Return SQLSTATE and message: each driver has its own place for them."""
+    told = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    if isinstance(told, dict):  # pg8000
+        return told.get("C"), str(told.get("M"))
+    code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    return code, str(error.orig).partition("\n")[0].partition("LINE 1")[0].strip()
+
+
+def _from_row(row: RowMapping) -> Subscription:
+    values: dict[str, Any] = dict(row)
+    values["types"] = tuple(values["types"])
+    values["headers"] = json.loads(values["headers"])
+    values["schedule"] = None if values["schedule"] is None else tuple(values["schedule"])
+    return Subscription(**values)
+
+
+_COLUMNS = [c if c.name != "headers" else cast(c, Text).label("headers") for c in subscription.c]

@@ -1,0 +1,175 @@
+"""The tables of schema.sql as SQLAlchemy Core knows them, for the stores of this package.
+
+schema.sql is the source; only columns that the stores use stand here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    DateTime,
+    Double,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    cast,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.types import UserDefinedType
+
+metadata = MetaData(schema="outbox")
+Moment = DateTime(timezone=True)
+
+
+class JsonText(UserDefinedType[str]):
+    """PostgreSQL's `json` as the text it is: drivers neither parse nor rewrite it."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "JSON"
+
+    def bind_expression(self, bindparam: Any) -> Any:
+        return cast(cast(bindparam, Text), JsonText)
+
+    def column_expression(self, column: Any) -> Any:
+        return cast(column, Text)
+
+
+class JsonPath(UserDefinedType[str]):
+    """PostgreSQL's `jsonpath`."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "JSONPATH"
+
+
+schema_version = Table(
+    "schema_version", metadata, Column("version", Integer), Column("installed_at", Moment)
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("id", Uuid),
+    Column("type", Text),
+    Column("tenant", Text),
+    Column("subject", Text),
+    Column("source", Text),
+    Column("data", JsonText),
+    Column("context", JsonText),
+    Column("occurred_at", Moment),
+    Column("due_at", Moment),
+)
+
+event_key = Table(
+    "event_key",
+    metadata,
+    Column("tenant", Text),
+    Column("key", Text),
+    Column("event_id", Uuid),
+    Column("digest", LargeBinary),
+)
+
+event_queue = Table(
+    "event_queue",
+    metadata,
+    Column("due_at", Moment),
+    Column("event_id", Uuid),
+    Column("error", Text),
+)
+
+subscription = Table(
+    "subscription",
+    metadata,
+    Column("id", Uuid),
+    Column("tenant", Text),
+    Column("url", Text),
+    Column("types", ARRAY(Text)),
+    Column("filter", Text),
+    Column("headers", JsonText),
+    Column("schedule", ARRAY(Double)),
+    Column("state", Text),
+    Column("state_reason", Text),
+    Column("revision", Integer),
+    Column("created_at", Moment),
+    Column("changed_at", Moment),
+)
+
+subscription_type = Table(
+    "subscription_type",
+    metadata,
+    Column("pattern", Text),
+    Column("tenant", Text),
+    Column("subscription_id", Uuid),
+)
+
+subscription_change = Table(
+    "subscription_change",
+    metadata,
+    Column("id", Uuid),
+    Column("subscription_id", Uuid),
+    Column("revision", Integer),
+    Column("change", Text),
+    Column("actor", Text),
+    Column("command", Text),
+    Column("after", JSONB),
+    Column("changed_at", Moment),
+)
+
+secret = Table(
+    "secret",
+    metadata,
+    Column("id", Uuid),
+    Column("subscription_id", Uuid),
+    Column("key_id", Text),
+    Column("sealed", Text),
+    Column("created_at", Moment),
+    Column("expires_at", Moment),
+)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("id", Uuid),
+    Column("event_id", Uuid),
+    Column("subscription_id", Uuid),
+)
+
+delivery_queue = Table(
+    "delivery_queue",
+    metadata,
+    Column("delivery_id", Uuid),
+    Column("subscription_id", Uuid),
+    Column("event_id", Uuid),
+    Column("due_at", Moment),
+    Column("lease_until", Moment),
+    Column("lease_owner", Integer),
+    Column("attempt", SmallInteger),
+    Column("failures", SmallInteger),
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("delivery_id", Uuid),
+    Column("attempt", SmallInteger),
+    Column("outcome", Text),
+    Column("worker_id", Integer),
+    Column("revision", Integer),
+    Column("started_at", Moment),
+    Column("duration_ms", Integer),
+    Column("status", SmallInteger),
+    Column("error_class", Text),
+    Column("error", Text),
+    Column("response_body", LargeBinary),
+    Column("due_at", Moment),
+    Column("recorded_at", Moment),
+)

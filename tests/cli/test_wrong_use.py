@@ -1,0 +1,211 @@
+"""What goes wrong ends with one clear line on stderr, nothing on stdout, and an exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+from .conftest import Cli
+from .rows import URL
+
+if TYPE_CHECKING:
+    from tests.databases import Database
+
+NOBODY = "0190163d-8694-739b-aea5-966c26f8ad91"
+ADD = ("subscriptions", "add", URL, "--types", "*")
+PARTS = "parts of A-Z a-z 0-9 _ - joined by single . / or :"
+PATTERN = f"{PARTS}, or the beginning of such a type and *, 1 to 129 characters"
+
+WRONG = {
+    ("nope",): "No such command 'nope'.",
+    ("subscriptions", "show"): "Missing argument 'ID'.",
+    ("subscriptions", "show", "1"): "Invalid value for 'ID': '1' is not a valid UUID.",
+    ("subscriptions", "add", URL): "Missing option '--types'.",
+    ("subscriptions", "add", URL, "--types", ""): f"types: must be {PATTERN}; got ''",
+    ("subscriptions", "add", URL, "--types", "a,b c"): f"types: must be {PATTERN}; got 'b c'",
+    ("subscriptions", "add", "ftp://example.com", "--types", "*"):
+        "url: must begin with https:// or http://",
+    ("subscriptions", "add", "https://me:pw@example.com", "--types", "*"):
+        "url: must not hold a user name or password; use a header",
+    (*ADD, "--header", "nope"): "header: must be written as 'Name: value'",
+    (*ADD, "--header", "Webhook-Id: 1"): "header: Webhook-Id is set by the outbox itself",
+    (*ADD, "--filter", "$.a >"):
+        "filter: is not an SQL/JSON path: syntax error at end of jsonpath input",
+    (*ADD, "--schedule", "soon"):
+        "schedule: must be 1 to 100 delays such as 0s, 0.5s, 5m, 2h or 1d, none over 30d; "
+        "got 'soon'",
+    (*ADD, "--tenant", ""): "tenant: must have 1 to 255 characters, not 0",
+    (*ADD, "--secret-stdin"): "secret: there is none on stdin",
+    ("events", "emit", "invoice..paid"):
+        f"type: must be {PARTS}, 1 to 128 characters; got 'invoice..paid'",
+    ("events", "emit", "a", "--data", "{"):
+        "data: is not JSON: Expecting property name enclosed in double quotes: "
+        "line 1 column 2 (char 1)",
+    ("events", "emit", "a", "--data", "@/no/such/file"):
+        "data: cannot be read from /no/such/file: No such file or directory",
+    ("events", "emit", "a", "--data", r'"\u0000"'):
+        "data: contains a NUL character, which PostgreSQL cannot store",
+    ("events", "emit", "a", "--subject", "\x1b[2J"): "subject: contains a control character",
+    ("events", "emit", "a", "--due-at", "soon"):
+        "due_at: must be a time such as 2030-01-31T09:00:00Z",
+    ("events", "emit", "a", "--due-at", "2030-01-31"):
+        "due_at: must be a datetime with a time zone",
+    ("events", "list", "--limit", "0"):
+        "Invalid value for '--limit': 0 is not in the range 1<=x<=10000.",
+    ("events", "list", "--type", "a*b"): f"types: must be {PATTERN}; got 'a*b'",
+    ("events", "list", "--tenant", os.fsdecode(b"\xff")):
+        "tenant: contains a lone surrogate, which is half a character",
+    ("deliveries", "list", "--state", "open"):
+        "Invalid value for '--state': 'open' is not one of "
+        "'pending', 'delivered', 'dead', 'cancelled'.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG.items(), ids=map(" ".join, WRONG))
+def test_wrong_use(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
+    """Wrong use is exit code 2, and the last line says what is wrong."""
+    result = cli(*arguments)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1] == f"Error: {message}"
+    assert result.stderr.startswith(("Error: ", "Usage: "))
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        ("subscription", ("subscriptions", "show", NOBODY)),
+        ("subscription", ("subscriptions", "pause", NOBODY)),
+        ("subscription", ("subscriptions", "resume", NOBODY)),
+        ("subscription", ("subscriptions", "remove", NOBODY, "--yes")),
+        ("event", ("events", "show", NOBODY)),
+        ("delivery", ("deliveries", "show", NOBODY)),
+    ],
+)
+def test_what_is_not_there(cli: Cli, kind: str, arguments: tuple[str, ...]) -> None:
+    """An unknown id is exit code 1."""
+    result = cli(*arguments)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"Error: {kind}: there is none with the id {NOBODY}\n"
+
+
+def test_a_wrong_secret_is_not_repeated(cli: Cli) -> None:
+    """What is no secret is refused, and the message does not hold it."""
+    result = cli(*ADD, "--secret-stdin", stdin="whsec_hunter2")
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "Error: secret: must be whsec_ and 24 to 64 bytes in standard base64 with padding\n"
+    )
+
+
+def test_no_database_url(bare_cli: Cli) -> None:
+    """Without a database URL it says how to give one."""
+    result = bare_cli("events", "list")
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "Error: database url: is missing; give --database-url or set OUTBOX_DATABASE_URL\n"
+    )
+
+
+def test_a_wrong_database_url_is_not_repeated(bare_cli: Cli) -> None:
+    """A URL that is none may still hold a password."""
+    result = bare_cli("events", "list", "--database-url", "mysql://me:hunter2@localhost/shop")
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "Error: database url: must be postgresql://user@host/database or embedded:PATH\n"
+    )
+
+
+def test_a_server_that_is_down(bare_cli: Cli) -> None:
+    """No connection is one line without the password."""
+    url = "postgresql://me:hunter2@127.0.0.1:1/shop"
+    result = bare_cli("--database-url", url, "events", "list")
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: database: connection failed: ")
+    assert result.stderr.count("\n") == 1
+    assert "hunter2" not in result.stderr
+
+
+def test_a_database_that_does_not_exist(committed_db: Database) -> None:
+    """An unknown database is one line of PostgreSQL's own words."""
+    result = Cli(urlsplit(committed_db.url)._replace(path="/nope").geturl())("events", "list")
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: database: ")
+    assert result.stderr.endswith('database "nope" does not exist\n')
+
+
+@pytest.mark.parametrize("command", ["events list", "subscriptions list", "deliveries list"])
+def test_a_database_without_the_schema(committed_db: Database, command: str) -> None:
+    """Where the schema is not installed it says how to install it."""
+    url = urlsplit(committed_db.url)._replace(path="/template1").geturl()
+    result = Cli(url)(*command.split())
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "Error: schema: not installed in this database; run `outbox schema apply`\n"
+    )
+
+
+def test_the_database_url_of_a_command_wins(committed_db: Database) -> None:
+    """--database-url works before the command and after it; the last one counts."""
+    cli, url = Cli("postgresql://127.0.0.1:1/env"), committed_db.url
+    wrong = "postgresql://127.0.0.1:1/wrong"
+
+    assert cli("--database-url", url, "events", "list").exit_code == 0
+    assert cli("events", "--database-url", url, "list").exit_code == 0
+    assert cli("events", "list", "--database-url", url).exit_code == 0
+    assert cli("--database-url", wrong, "events", "list", "--database-url", url).exit_code == 0
+    assert cli("--database-url", url, "events", "list", "--database-url", wrong).exit_code == 1
+
+
+def test_ctrl_c(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C is one line and exit code 130."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("outbox.events.list_events", interrupt)
+    result = cli("events", "list")
+
+    assert result.exit_code == 130
+    assert result.stderr == "Error: interrupted\n"
+
+
+def test_a_full_disk(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the operating system refuses is one line as well."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("outbox.cli.output.document", fail)
+    result = cli("events", "list", "--json")
+
+    assert result.exit_code == 1
+    assert result.stderr == "Error: No space left on device\n"
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_a_reader_that_went_away(option: list[str]) -> None:
+    """A pipe that nobody reads ends the program quietly."""
+    command = [sys.executable, "-m", "outbox.cli", "schema", "print", *option]
+    with subprocess.Popen(  # noqa: S603 - our own program
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+
+        assert process.stderr.read() == ""
+        assert process.wait() == 1

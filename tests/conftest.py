@@ -1,0 +1,22 @@
+"""Fixtures for all tests; databases.py says which database to take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .databases import cloned_db, committed_db, db, server, shared_database, template
+from .receiver import Receiver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["cloned_db", "committed_db", "db", "receiver", "server", "shared_database", "template"]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A server that answers 200 until it is told otherwise."""
+    with Receiver() as server:
+        yield server

@@ -1,0 +1,190 @@
+"""What a reply means for its delivery: every line of the table, and what never happens."""
+
+from __future__ import annotations
+
+import doctest
+from datetime import UTC, datetime
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outbox.schedule import DEFAULT_SCHEDULE
+from outbox.worker import outcome
+from outbox.worker.outcome import ERROR_CLASSES, Judgement, Reply, judge
+
+NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
+
+hostile = st.text(st.characters(), max_size=40)
+replies = st.builds(
+    Reply,
+    status=st.none() | st.integers(0, 999),
+    headers=st.lists(
+        st.tuples(st.sampled_from(["retry-after", "location", "x"]), hostile | st.just("60"))
+    ).map(tuple),
+    body=st.binary(max_size=10),
+    error_class=st.none() | st.sampled_from(ERROR_CLASSES),
+    error=st.none() | hostile,
+)
+
+
+def answer(status: int, **headers: str) -> Reply:
+    pairs = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    return Reply(status, pairs, b"", None, None)
+
+
+def failure(error_class: str, error: str | None = None) -> Reply:
+    return Reply(None, (), b"", error_class, error)
+
+
+def judged(
+    reply: Reply, *, failures: int = 0, schedule: tuple[float, ...] = DEFAULT_SCHEDULE
+) -> Judgement:
+    return judge(reply, failures=failures, schedule=schedule, now=NOW, rng=Random(1))  # noqa: S311
+
+
+def test_examples() -> None:
+    """The examples in the docstrings hold."""
+    assert doctest.testmod(outcome).failed == 0
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_2xx_is_delivered(status: int) -> None:
+    """A 2xx is delivered, also at the last attempt, and there is nothing to explain."""
+    assert judged(answer(status), failures=9) == Judgement("delivered")
+
+
+def test_2xx_with_a_broken_body_is_delivered() -> None:
+    """A body that breaks off after a 2xx is noted, not punished."""
+    found = judged(Reply(200, (), b"o", "truncated", "the body ended early"))
+
+    assert found == Judgement("delivered", reason="HTTP 200, then truncated: the body ended early")
+
+
+def test_410_disables() -> None:
+    """A 410 ends the delivery and disables the subscription."""
+    expected = Judgement("dead", disable="gone", reason="HTTP 410")
+
+    assert judged(answer(410)) == expected
+    assert judged(answer(410, retry_after="60")) == expected
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 425, 500, 501, 599, 100, 199, 999, 0])
+def test_any_other_status_is_retried(status: int) -> None:
+    """Every other answer is retried by the schedule, so that a wrong deploy loses nothing."""
+    found = judged(answer(status), failures=1)
+
+    assert found.outcome == "retry"
+    assert found.delay == pytest.approx(300, rel=0.2)
+    assert found.reason == f"HTTP {status}"
+    assert (found.disable, found.throttle, found.counts) == (None, None, True)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_overload_throttles_the_subscription(status: int) -> None:
+    """Signs of load slow the whole subscription: for seconds at first, then for a minute."""
+    first, later = judged(answer(status)), judged(answer(status), failures=4)
+
+    assert first.throttle == first.delay == pytest.approx(5, rel=0.2)
+    assert later.throttle == 60
+    assert later.delay == pytest.approx(18_000, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "delay", "throttle"),
+    [
+        ("120", 120, 120),
+        ("Sat, 31 Jan 2026 12:02:00 GMT", 120, 120),
+        ("86400", 3600, 3600),
+        ("0", 5, 0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 5, 0),
+    ],
+)
+def test_retry_after_is_obeyed(asked: str, delay: float, throttle: float) -> None:
+    """What the receiver asks for holds within bounds, for the delivery and the subscription."""
+    found = judged(answer(503, retry_after=asked))
+
+    assert found.delay == pytest.approx(delay, rel=0.2)
+    assert found.throttle == throttle
+
+
+def test_schedule_used_up_is_dead() -> None:
+    """The last failure of a schedule ends the delivery, and still throttles the others."""
+    last = judged(answer(503), failures=9)
+
+    assert judged(answer(503), failures=8).outcome == "retry"
+    assert last == Judgement("dead", throttle=60, reason="HTTP 503; the schedule is used up")
+    assert judged(failure("dns"), schedule=()).outcome == "dead"
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("https://new.example/hook", " to https://new.example/hook"),
+        ("https://u:pw@new.example/x?token=1#y", " to https://new.example/x"),
+        ("/a\x1b[31m\r\n\u202e\ud800b", " to /a[31mb"),
+        ("https://" + "x" * 1_000, " to https://" + "x" * 192),
+        ("?token=1", ""),
+        ("", ""),
+    ],
+)
+def test_3xx_is_not_followed(location: str, shown: str) -> None:
+    """A redirect is retried and shows its target, without what is secret or unprintable."""
+    found = judged(answer(302, location=location))
+
+    assert found.outcome == "retry"
+    assert found.reason == f"HTTP 302{shown} (redirects are not followed)"
+
+
+@pytest.mark.parametrize("status", [300, 304, 308, 399])
+def test_3xx_without_target(status: int) -> None:
+    """Every 3xx is retried, also when it leads nowhere."""
+    found = judged(answer(status))
+
+    assert found.outcome == "retry"
+    assert found.reason == f"HTTP {status} (redirects are not followed)"
+
+
+@pytest.mark.parametrize("error_class", [c for c in ERROR_CLASSES if c != "internal"])
+def test_no_answer_is_retried(error_class: str) -> None:
+    """A request that brought no answer, or was not allowed, is a failure like any other."""
+    found = judged(failure(error_class, "refused"), failures=1)
+
+    assert found.outcome == "retry"
+    assert found.delay == pytest.approx(300, rel=0.2)
+    assert found.reason == f"{error_class}: refused"
+    assert found.counts
+    assert judged(failure(error_class), failures=9).outcome == "dead"
+
+
+def test_own_fault_does_not_count() -> None:
+    """A fault of ours is retried soon and is never a failure of the delivery."""
+    found = judged(failure("internal", "the pool is full"), failures=9)
+
+    assert (found.outcome, found.counts) == ("retry", False)
+    assert found.delay == pytest.approx(5, rel=0.2)
+    assert found.reason == "internal: the pool is full"
+
+
+def test_neither_answer_nor_reason_is_our_fault() -> None:
+    """A reply that says nothing at all can only be a mistake of ours."""
+    found = judged(Reply(None, (), b"", None, None), failures=9)
+
+    assert (found.outcome, found.counts, found.reason) == ("retry", False, "internal")
+
+
+@given(replies, st.integers(0, 12), st.randoms(use_true_random=False))
+def test_whatever_the_reply(reply: Reply, failures: int, rng: Random) -> None:
+    """Only a 2xx is delivered, only a retry has a delay, and every reason can be stored."""
+    found = judge(reply, failures=failures, schedule=DEFAULT_SCHEDULE, now=NOW, rng=rng)
+
+    is_2xx = reply.status is not None and 200 <= reply.status <= 299
+    assert (found.outcome == "delivered") == is_2xx
+    assert (found.outcome == "retry") == (found.delay is not None)
+    assert (found.disable is not None) == (reply.status == 410)
+    assert found.delay is None or found.delay > 0
+    assert found.throttle is None or found.throttle <= 3600
+    assert is_2xx or found.reason
+    assert (found.reason or "").isprintable()
+    assert len(found.reason or "") < 300

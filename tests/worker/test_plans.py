@@ -1,0 +1,144 @@
+"""The plan is part of the contract: statements touch what they need, however much is open.
+
+Counted is what they read, not what EXPLAIN promises: PostgreSQL keeps the account itself,
+also of what functions and triggers do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, fields
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from outbox.worker.store import SESSION, Result, query
+from tests.databases import NAME, clone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_postgresql.executors import NoopExecutor
+
+LANES = 100
+FILL = """
+INSERT INTO outbox.subscription (url, types)
+SELECT 'http://127.0.0.1:9/', '{*}' FROM generate_series(1, 100);
+INSERT INTO outbox.subscription_type SELECT 'invoice.paid', '', id FROM outbox.subscription;
+INSERT INTO outbox.event (type, data, due_at)
+SELECT 'invoice.paid', '{"id": 1}', '2020-01-01' FROM generate_series(1, 20000);
+WITH made AS (
+    INSERT INTO outbox.delivery (event_id, subscription_id)
+    SELECT e.id, s.id FROM (SELECT id FROM outbox.event LIMIT 1000) e, outbox.subscription s
+    RETURNING *
+)
+INSERT INTO outbox.delivery_queue (delivery_id, subscription_id, event_id, due_at)
+SELECT id, subscription_id, event_id, now() - interval '1 h' FROM made;
+INSERT INTO outbox.attempt (delivery_id, attempt, outcome, worker_id)
+SELECT delivery_id, 1, 'retry', 7 FROM outbox.delivery_queue;
+"""
+
+
+@pytest.fixture(scope="module", params=["never analyzed", "analyzed"])
+def big(request: pytest.FixtureRequest, template: NoopExecutor) -> Iterator[psycopg.Connection]:
+    """100,000 open deliveries and 20,000 events that wait for their fan-out."""
+    with clone(template, f"{NAME}_big") as database, psycopg.connect(database.url) as connection:
+        connection.execute(SESSION.encode())
+        connection.execute(FILL.encode())
+        connection.commit()
+        if request.param == "analyzed":
+            connection.execute("ANALYZE")
+            connection.commit()
+        yield connection
+
+
+def lanes(connection: psycopg.Connection, count: int) -> list[UUID]:
+    found = connection.execute("SELECT id FROM outbox.subscription LIMIT %s", [count])
+    return [row[0] for row in found]
+
+
+def claims(connection: psycopg.Connection, lanes_: int, quota: int) -> dict[str, Any]:
+    return {"lanes": lanes(connection, lanes_), "quotas": [quota] * lanes_, "lease": 30.0}
+
+
+def results(connection: psycopg.Connection, *, again: bool) -> dict[str, Any]:
+    """500 results: half of them ends."""
+    found = connection.execute("SELECT delivery_id FROM outbox.delivery_queue LIMIT 500")
+    made = [
+        Result(
+            delivery_id=str(id), attempt=1 if again else 2, counts=True, delay=1.0, revision=1,
+            outcome="delivered" if n % 2 else "retry", started_at=datetime(2026, 1, 31, tzinfo=UTC),
+            duration_ms=1, status=200, error_class=None, error=None, response_body=None,
+        )
+        for n, (id,) in enumerate(found)
+    ]  # fmt: skip
+    columns = zip(*map(astuple, made), strict=True)
+    names = [field.name for field in fields(Result)]
+    return {**dict(zip(names, map(list, columns), strict=True)), "again": again}
+
+
+def waiting(connection: psycopg.Connection) -> UUID:
+    row = connection.execute("SELECT event_id FROM outbox.event_queue LIMIT 1").fetchone()
+    assert row
+    found: UUID = row[0]
+    return found
+
+
+def given(connection: psycopg.Connection) -> dict[str, Any]:
+    found = connection.execute("SELECT delivery_id FROM outbox.delivery_queue LIMIT 100").fetchall()
+    return {"delivery_id": [row[0] for row in found], "attempt": [1] * len(found), "cut": True}
+
+
+# The statement, its values, and how many rows of the big tables it may read.
+STATEMENTS: dict[str, tuple[str, Any, int]] = {
+    "claim a little of many lanes": ("claim", lambda c: claims(c, LANES, 1), 1_500),
+    "claim much of one lane": ("claim", lambda c: claims(c, 1, 150), 1_500),
+    "sweep": ("sweep", lambda _: {"after": UUID(int=0), "limit": 1000}, 1_000),
+    "sweep from the middle": ("sweep", lambda _: {"after": uuid4(), "limit": 10}, 1_000),
+    "record": ("record", lambda c: results(c, again=False), 5_000),
+    "record again": ("record", lambda c: results(c, again=True), 5_000),
+    "release": ("release", given, 1_000),
+    "recipients": ("recipients", lambda c: {"ids": lanes(c, LANES)}, 0),
+    "fan out": ("fan_out", lambda _: {"limit": 50, "only": None}, 1_000),
+    "set aside": ("set_aside", lambda c: {"error": "broken", "event_id": waiting(c)}, 10),
+    "cancel removed": ("cancel_removed", lambda _: {}, 100),
+}
+
+
+@pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_reads(big: psycopg.Connection, statement: str, plan: str) -> None:
+    """A statement scans no big table and reads no more of it than it works on."""
+    name, values, bound = STATEMENTS[statement]
+    with big.transaction(force_rollback=True):
+        prepared = {**values(big), "owner": 7}
+        before = reads(big)
+        big.execute(f"SET LOCAL plan_cache_mode = {plan}".encode())
+        big.execute(query(name), prepared, prepare=True)
+        scanned, fetched = (after - b for after, b in zip(reads(big), before, strict=True))
+
+    assert scanned == 0
+    assert fetched <= bound
+
+
+def reads(connection: psycopg.Connection) -> tuple[int, int]:
+    """Rows of the big tables read by sequential scans, and by index, in this transaction."""
+    row = connection.execute("""
+        SELECT coalesce(sum(seq_tup_read), 0)::int, coalesce(sum(idx_tup_fetch), 0)::int
+        FROM pg_stat_xact_user_tables
+        WHERE schemaname = 'outbox' AND relname ~ '^(event|delivery|attempt)'
+    """).fetchone()
+    assert row
+    return row[0], row[1]
+
+
+def test_the_account_is_kept(big: psycopg.Connection) -> None:
+    """A scan of a big table would be seen."""
+    with big.transaction(force_rollback=True):
+        before = reads(big)
+        big.execute("SET LOCAL enable_seqscan = on")
+        big.execute("SELECT count(*) FROM outbox.delivery_queue WHERE due_at < now()")
+
+        assert reads(big)[0] - before[0] >= 100_000

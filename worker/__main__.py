@@ -1,0 +1,111 @@
+"""`outbox-worker`: the command."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from outbox.errors import InvalidInput, OutboxError
+from outbox.version import __version__
+
+from .process import Process, run_process
+from .settings import Settings
+from .supervisor import Supervisor
+from .telemetry import configure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+EPILOG = """
+Example:
+
+  OUTBOX_DATABASE_URL=postgresql://worker@db/app outbox-worker --processes 2
+"""
+
+
+@click.command(epilog=EPILOG, context_settings={"show_default": True})
+@click.option(
+    "--database-url", envvar="OUTBOX_DATABASE_URL", required=True, metavar="URL",
+    help="postgresql://user@host/database or embedded:PATH.",
+)  # fmt: skip
+@click.option(
+    "--concurrency", envvar="OUTBOX_CONCURRENCY", default=100, help="Requests at once, a process."
+)
+@click.option("--processes", envvar="OUTBOX_PROCESSES", default=1, help="Equal processes.")
+@click.option(
+    "--timeout", envvar="OUTBOX_TIMEOUT", default=20.0, help="Seconds for a request in all."
+)
+@click.option(
+    "--connect-timeout", envvar="OUTBOX_CONNECT_TIMEOUT", default=5.0,
+    help="Seconds of them to connect.",
+)  # fmt: skip
+@click.option(
+    "--grace", envvar="OUTBOX_GRACE", default=25.0,
+    help="Seconds that requests in flight have after SIGTERM.",
+)  # fmt: skip
+@click.option(
+    "--lease", envvar="OUTBOX_LEASE", default=0.0, show_default="timeout + 15",
+    help="Seconds after which another worker takes over a claim.",
+)  # fmt: skip
+@click.option("--log-format", envvar="OUTBOX_LOG_FORMAT", type=click.Choice(["text", "json"]),
+              default="text", help="To stderr.")  # fmt: skip
+@click.option("--log-level", envvar="OUTBOX_LOG_LEVEL", default="info",
+              type=click.Choice(["debug", "info", "warning", "error"]))  # fmt: skip
+@click.option("--check", is_flag=True, help="Check settings, connection and schema; then exit.")
+@click.version_option(__version__, prog_name="outbox-worker")
+def command(log_format: str, log_level: str, check: bool, **values: object) -> None:
+    """Deliver events: fan out, claim, send, record. Stops with SIGTERM."""
+    configure(log_format, log_level)
+    settings = Settings(**values)  # type: ignore[arg-type]
+    if check:
+        asyncio.run(Process(settings).check())
+        click.echo("ok: settings, connection and schema")
+        return
+    sys.exit(_work(settings))
+
+
+def _work(settings: Settings) -> int:
+    if settings.processes == 1:
+        return _loop(settings)
+    asyncio.run(Process(settings).check())
+    return Supervisor(settings.processes, lambda pipe: _child(settings, pipe)).run()
+
+
+def _loop(settings: Settings, pipe: int | None = None) -> int:
+    return _runner()(run_process(settings, pipe))
+
+
+def _child(settings: Settings, pipe: int) -> int:
+    return _failing_in_a_line(lambda: _loop(replace(settings, processes=1), pipe))
+
+
+def _runner() -> Callable[[Coroutine[Any, Any, int]], int]:
+    try:
+        import uvloop
+    except ImportError:  # not made for Windows
+        return asyncio.run
+    return uvloop.run
+
+
+def _failing_in_a_line(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except InvalidInput as error:
+        click.echo(f"Error: {error}", err=True)
+        return 2
+    except OutboxError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 1
+
+
+def main() -> None:
+    """Run the command and exit: 0 after a signal, 1 when it failed, 2 for wrong use."""
+    sys.exit(_failing_in_a_line(lambda: command.main(standalone_mode=True) or 0))
+
+
+if __name__ == "__main__":
+    main()

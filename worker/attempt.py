@@ -1,0 +1,122 @@
+"""One attempt: build the request, send it, judge the answer, hand the result on.
+
+Nothing here fails: a fault of our own is a result too, held against nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from outbox.request import build, standard_body
+
+from .outcome import Judgement, Reply, judge
+from .send import send
+from .store import Result
+
+if TYPE_CHECKING:
+    from random import Random
+
+    import httpx
+
+    from .claim import Claim
+    from .recipients import Ready
+    from .record import Recorder
+
+logger = logging.getLogger("outbox.worker")
+
+MAX_OWN_FAULTS = 10  # attempts lost with their worker, after which a delivery is dead
+NO_REPLY = Reply(None, (), b"", "internal", None)
+
+
+class Attempter:
+    """Makes attempts; `tally` counts what they come to."""
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        recorder: Recorder,
+        *,
+        timeout: float,
+        rng: Random,
+    ) -> None:
+        self.tally: Counter[str] = Counter()
+        self._transport = transport
+        self._recorder = recorder
+        self._timeout = timeout
+        self._rng = rng
+
+    async def attempt(self, claim: Claim, ready: Ready) -> None:
+        """Make the attempt of `claim` and hand its result to the recorder."""
+        started_at, start = datetime.now(UTC), time.monotonic()  # noqa: TID251 - the edge
+        reply, judgement = await self._try(claim, ready, started_at)
+        duration_ms = round((time.monotonic() - start) * 1000)
+        self._tell(claim, reply, judgement, duration_ms)
+        self._recorder.put(
+            claim.subscription_id,
+            Result(
+                delivery_id=claim.delivery_id,
+                attempt=claim.attempt,
+                outcome=judgement.outcome,
+                counts=judgement.counts,
+                delay=judgement.delay,
+                revision=ready.revision,
+                started_at=started_at,
+                duration_ms=duration_ms,
+                status=reply.status,
+                error_class=reply.error_class,
+                error=judgement.reason,
+                response_body=reply.body or None,
+            ),
+            disable=judgement.disable,
+        )
+
+    async def _try(self, claim: Claim, ready: Ready, now: datetime) -> tuple[Reply, Judgement]:
+        own_faults = claim.attempt - 1 - claim.failures
+        if own_faults > MAX_OWN_FAULTS:
+            reason = f"{own_faults} attempts were lost with their worker, or failed inside it"
+            return NO_REPLY, Judgement("dead", reason=reason)
+        reply = await self._send(claim, ready, int(now.timestamp()))
+        return reply, judge(
+            reply, failures=claim.failures, schedule=ready.schedule, now=now, rng=self._rng
+        )
+
+    async def _send(self, claim: Claim, ready: Ready, timestamp: int) -> Reply:
+        try:
+            outgoing = build(
+                ready.target,
+                standard_body(claim.type, claim.occurred_at, claim.data),
+                event_id=claim.event_id,
+                attempt=claim.attempt,
+                timestamp=timestamp,
+                traceparent=claim.traceparent,
+            )
+            return await send(self._transport, outgoing, timeout=self._timeout)
+        except Exception as error:  # whatever it is, the delivery must not be lost with it
+            logger.exception("delivery %s: a fault of the worker itself", claim.delivery_id)
+            return Reply(None, (), b"", "internal", type(error).__name__)
+
+    def _tell(self, claim: Claim, reply: Reply, judgement: Judgement, duration_ms: int) -> None:
+        self.tally[judgement.outcome] += 1
+        if judgement.outcome == "delivered":
+            return
+        dead = judgement.outcome == "dead"
+        logger.log(
+            logging.WARNING if dead else logging.INFO,
+            "%s after attempt %d: %s",
+            "dead" if dead else f"retry in {judgement.delay:.0f} s",
+            claim.attempt,
+            judgement.reason,
+            extra={
+                "delivery": claim.delivery_id,
+                "subscription": claim.subscription_id,
+                "status": reply.status,
+                "ms": duration_ms,
+            },
+        )
+        if judgement.disable:
+            id, reason = claim.subscription_id, judgement.disable
+            logger.warning("disabled subscription %s: %s", id, reason)

@@ -1,0 +1,188 @@
+"""Delivery: keep the slots of a process full of what is due.
+
+    lanes that are due ──▶ claim ──▶ attempt
+
+No more is claimed than can start at once, and no lane gets so much that the others find
+no slot. A request starts only while its lease outlasts its answer; what could not start
+in time is given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from .claim import Lanes, quotas
+from .faults import in_a_line
+from .loop import Bell
+from .recipients import Recipients
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .attempt import Attempter
+    from .claim import Claim
+    from .recipients import Ready
+    from .settings import Settings
+    from .store import Store
+
+logger = logging.getLogger("outbox.worker")
+
+SHORTEST_CLAIM = 0.005  # seconds between claims while little is free
+SWEEP_SECONDS = 1.0
+SWEEP_LANES = 1_000
+SWEEP_SLICE = 0.02  # seconds between two slices of one sweep
+FIRST_LANE = "00000000-0000-0000-0000-000000000000"
+
+
+class Deliverer:
+    """The loop's step and what it must remember: lanes, claims, tasks."""
+
+    def __init__(self, store: Store, attempter: Attempter, settings: Settings) -> None:
+        self.bell = Bell()
+        self._store = store
+        self._attempter = attempter
+        self._settings = settings
+        self._recipients = Recipients(store)
+        self._lanes = Lanes()
+        self._much = max(1, settings.concurrency // 4)  # so much free room is claimed at once
+        self._held: Counter[str] = Counter()
+        self._tasks: dict[asyncio.Task[None], Claim] = {}
+        self._claimed_at = 0.0
+        self._crowded = False
+        self._sweep_from = FIRST_LANE
+        self._sweep_at = 0.0
+
+    # What others tell.
+
+    def fanned_out(self, lanes: Iterable[str]) -> None:
+        """Lanes that just got deliveries."""
+        now = time.monotonic()
+        for lane in lanes:
+            self._lanes.mark(lane, now, now=now)
+        self.bell.ring()
+
+    def look_around(self) -> None:
+        """Another process made deliveries: sweep the lanes now."""
+        self._sweep_at = 0.0
+        self.bell.ring()
+
+    def rescheduled(self, lane: str, due_in: float) -> None:
+        """A delivery of `lane` is due again in `due_in` seconds."""
+        now = time.monotonic()
+        self._lanes.mark(lane, now + due_in, now=now)
+        self.bell.ring()
+
+    # The loop.
+
+    async def step(self) -> float:
+        """Sweep if it is time, claim what fits; return the seconds to wait."""
+        now = time.monotonic()
+        if now >= self._sweep_at:
+            await self._sweep(now)
+        pause = self._pause(now)
+        if pause > 0:
+            return pause
+        wanted = quotas(self._lanes.due(now, self._room()), self._room(), self._held)
+        self._crowded = not wanted
+        if self._crowded:
+            return self._until_sweep(now)
+        await self._claim(wanted)
+        return 0.0
+
+    def _pause(self, now: float) -> float:
+        """Seconds until a claim makes sense; a ring cuts them short, and asks again."""
+        room, due = self._room(), self._lanes.next_due()
+        if room <= 0 or due is None:
+            return self._until_sweep(now)
+        wait = due - now
+        if room < self._much:
+            wait = max(wait, self._claimed_at + SHORTEST_CLAIM - now)
+        return min(wait, self._until_sweep(now))
+
+    def _until_sweep(self, now: float) -> float:
+        return max(0.001, self._sweep_at - now)
+
+    def _room(self) -> int:
+        return self._settings.concurrency - len(self._tasks)
+
+    async def _sweep(self, now: float) -> None:
+        lanes = await self._store.sweep(self._sweep_from, SWEEP_LANES)
+        for lane in lanes:
+            if lane.due_in is not None:
+                self._lanes.mark(lane.subscription_id, now + lane.due_in, now=now)
+        whole = len(lanes) < SWEEP_LANES
+        self._sweep_from = FIRST_LANE if whole else lanes[-1].subscription_id
+        self._sweep_at = now + (SWEEP_SECONDS if whole else SWEEP_SLICE)
+
+    async def _claim(self, wanted: dict[str, int]) -> None:
+        since = self._claimed_at = time.monotonic()
+        claims = await self._store.claim(wanted, self._settings.lease)
+        got = Counter(claim.subscription_id for claim in claims)
+        for lane, quota in wanted.items():
+            if got[lane] < quota:
+                self._lanes.exhausted(lane, since=since)
+            else:
+                self._lanes.served(lane, now=since)
+        await self._recipients.load(claims)
+        await self._begin(claims, since)
+
+    async def _begin(self, claims: list[Claim], since: float) -> None:
+        in_time = time.monotonic() - since <= self._settings.start_window
+        refused = []
+        for claim in claims:
+            ready = self._recipients.get(claim)
+            if ready is None or not in_time or self.bell.stopping:
+                refused.append(claim)
+            else:
+                self._start(claim, ready)
+        await self._give_back(refused)
+
+    def _start(self, claim: Claim, ready: Ready) -> None:
+        if claim.took_over:
+            logger.warning(
+                "took over a delivery: the worker of attempt %d is gone",
+                claim.attempt - 1,
+                extra={"delivery": claim.delivery_id},
+            )
+        self._held[claim.subscription_id] += 1
+        task = asyncio.create_task(self._attempter.attempt(claim, ready))
+        self._tasks[task] = claim
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        claim = self._tasks.pop(task)
+        self._held[claim.subscription_id] -= 1
+        if not self._held[claim.subscription_id]:
+            del self._held[claim.subscription_id]
+        if self._crowded or self._room() in {1, self._much}:
+            self.bell.ring()
+
+    async def _give_back(self, claims: list[Claim], *, cut: bool = False) -> None:
+        """Release, once: a lease that could not be released runs out by itself."""
+        if not claims:
+            return
+        try:
+            await self._store.release(claims, cut=cut)
+        except psycopg.Error as error:
+            logger.warning("%d claims could not be released: %s", len(claims), in_a_line(error))
+
+    # The end.
+
+    async def drain(self, grace: float) -> None:
+        """Let what is in flight finish within `grace` seconds; cut off the rest."""
+        if self._tasks:
+            logger.info("finishing %d requests in flight", len(self._tasks))
+            await asyncio.wait(set(self._tasks), timeout=grace)
+        if self._tasks:
+            logger.warning("%d requests are cut off: the grace is over", len(self._tasks))
+            cut = dict(self._tasks)
+            for task in cut:
+                task.cancel()
+            await asyncio.gather(*cut, return_exceptions=True)
+            await self._give_back(list(cut.values()), cut=True)

@@ -1,0 +1,62 @@
+"""Fan-out: events become deliveries, in batches, one worker of the fleet at a time.
+
+A batch that fails is halved until the event at fault stands alone; that one is set aside
+with its error, and the rest go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from .faults import is_data
+from .settings import FAN_OUT_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .store import FannedOut, Store
+
+logger = logging.getLogger("outbox.worker")
+
+SHORTEST_POLL, LONGEST_POLL = 0.02, 0.25  # seconds
+
+
+class FanOut:
+    """The loop's step, and its memory: the size of the next batch, the pace of polling."""
+
+    def __init__(self, store: Store, made: Callable[[list[str]], None]) -> None:
+        self._store = store
+        self._made = made
+        self._size = FAN_OUT_SIZE
+        self._poll = SHORTEST_POLL
+
+    async def step(self) -> float:
+        """Fan out one batch; return the seconds to wait."""
+        try:
+            done = await self._next()
+        except psycopg.Error as error:
+            if self._size == 1 or not is_data(error):
+                raise
+            self._size //= 2
+            return 0.0
+        if done.lanes:
+            self._made(done.lanes)
+        return self._pace(done.events)
+
+    async def _next(self) -> FannedOut:
+        if self._size > 1:
+            return await self._store.fan_out(self._size)
+        done = await self._store.fan_out_one()
+        if done.error is not None:
+            logger.error("an event cannot be fanned out and is set aside: %s", done.error)
+        return done
+
+    def _pace(self, events: int) -> float:
+        full, self._size = events == self._size, min(FAN_OUT_SIZE, self._size * 2)
+        if full:
+            return 0.0
+        self._poll = SHORTEST_POLL if events else min(LONGEST_POLL, self._poll * 1.5)
+        return self._poll

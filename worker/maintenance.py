@@ -1,0 +1,96 @@
+"""Standing duties beside the delivery: heartbeat, partitions, leftovers, the tally.
+
+APScheduler keeps the time. Its defaults drop a run that comes a second late and stop a
+schedule whose job hangs, so each job is bounded, late runs are made up for once, and a
+database that is away is only noted: the next run comes anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from outbox.schema import VERSION
+
+from .faults import in_a_line
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Awaitable, Callable
+
+    from .store import Store
+
+logger = logging.getLogger("outbox.worker")
+
+JOB_SECONDS = 30  # a job that takes longer is ended
+
+
+class Maintenance:
+    """The jobs of one process; `outdated` is called when the schema's version has changed."""
+
+    def __init__(self, store: Store, tally: Counter[str], outdated: Callable[[int], None]) -> None:
+        self._store = store
+        self._tally = tally
+        self._outdated = outdated
+        self._scheduler = AsyncIOScheduler(
+            timezone="UTC",
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+
+    def start(self) -> None:
+        """Begin; the partitions are made at once."""
+        for job, seconds in (
+            (self.heartbeat, 10),
+            (self.report, 10),
+            (self.cancel_removed, 60),
+            (self.make_partitions, 3_600),
+        ):
+            self._scheduler.add_job(_bounded(job), "interval", seconds=seconds)
+        self._scheduler.add_job(_bounded(self.make_partitions))
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """End, without waiting for a job under way."""
+        self._scheduler.shutdown(wait=False)
+
+    async def heartbeat(self) -> None:
+        """Say that this process lives; see whether the schema is still ours."""
+        version = await self._store.heartbeat()
+        if version != VERSION:
+            self._outdated(version)
+
+    async def make_partitions(self) -> None:
+        """Make the partitions of the days ahead."""
+        made = await self._store.make_partitions()
+        if made:
+            logger.info("made %d partitions ahead", made)
+
+    async def cancel_removed(self) -> None:
+        """Cancel what a fan-out made for a subscription while it was removed."""
+        cancelled = await self._store.cancel_removed()
+        if cancelled:
+            logger.info("cancelled %d deliveries of removed subscriptions", cancelled)
+
+    async def report(self) -> None:
+        """Log what attempts came to since the last report, if there were any."""
+        if self._tally:
+            counts = ", ".join(f"{count:,} {outcome}" for outcome, count in self._tally.items())
+            logger.info("in the last 10 s: %s", counts)
+            self._tally.clear()
+
+
+def _bounded(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[Any]]:
+    @wraps(job)
+    async def run() -> None:
+        try:
+            async with asyncio.timeout(JOB_SECONDS):
+                await job()
+        except (psycopg.Error, TimeoutError) as error:
+            logger.warning("%s is put off: %s", job.__name__, in_a_line(error))
+
+    return run

@@ -1,0 +1,150 @@
+"""What a reply means for its delivery.
+
+`judge` looks at one reply and says what is to be done; the caller does it. It knows no
+clock and no database. Whoever answered with a status is judged by the status alone:
+
+    2xx                         delivered, even if the body broke off
+    410                         dead, and the subscription is disabled
+    anything else, or nothing   retry by the schedule; dead when that is used up
+
+429, 502, 503 and 504 say that the receiver has too much to do: the whole subscription is
+then left alone for a while. A fault of ours is never held against the receiver.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from outbox.schedule import MAX_ASKED, jittered, retry_after, retry_delay
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from random import Random
+
+Outcome = Literal["delivered", "retry", "dead"]
+
+ERROR_CLASSES = (
+    "dns", "connect", "tls", "timeout", "reset", "protocol", "blocked", "truncated", "internal",
+)  # fmt: skip
+OVERLOADED = frozenset({429, 502, 503, 504})
+MAX_THROTTLE = 60.0  # seconds, unless the receiver asks for more
+OWN_FAULT_DELAY = 5.0
+MAX_SHOWN = 200  # characters of foreign text in a reason
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back for one request, or why nothing did.
+
+    `status` is None when no answer was read. `headers` have lower-case names, `body` is
+    cut at the cap. `error_class` is None or one of `ERROR_CLASSES`; `error` is a sentence
+    about it that holds no secret and no query string.
+    """
+
+    status: int | None
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    error_class: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is to be done about a delivery, and about its subscription.
+
+    `delay` is the seconds until the next attempt, for a retry. `disable` is the reason to
+    disable the subscription. `throttle` is the seconds to leave all of it alone. `reason`
+    is why it was not delivered, for the log and the attempt. `counts` is False when the
+    fault is ours: the delivery's failures then stay as they are.
+    """
+
+    outcome: Outcome
+    delay: float | None = None
+    disable: str | None = None
+    throttle: float | None = None
+    reason: str | None = None
+    counts: bool = True
+
+
+def judge(
+    reply: Reply, *, failures: int, schedule: Sequence[float], now: datetime, rng: Random
+) -> Judgement:
+    """Return what `reply` comes to, for a delivery that had failed `failures` times before.
+
+    `schedule` is the seconds before each attempt, `now` an aware datetime.
+
+    >>> from datetime import UTC, datetime
+    >>> from random import Random
+    >>> reply = Reply(503, (("retry-after", "120"),), b"", None, None)
+    >>> now = datetime(2026, 1, 1, tzinfo=UTC)
+    >>> judge(reply, failures=0, schedule=(0.0, 5.0), now=now, rng=Random(1))
+    Judgement(outcome='retry', delay=120.0, disable=None, throttle=120.0, \
+reason='HTTP 503', counts=True)
+    """
+    reason = _reason(reply)
+    if reply.status is None and reply.error_class in (None, "internal"):
+        delay = jittered(OWN_FAULT_DELAY, rng)
+        return Judgement("retry", delay=delay, reason=reason, counts=False)
+    if reply.status is not None and 200 <= reply.status <= 299:
+        return Judgement("delivered", reason=reason)
+    if reply.status == 410:
+        return Judgement("dead", disable="gone", reason=reason)
+    return _retry(reply, reason, failures, schedule, now, rng)
+
+
+def _retry(
+    reply: Reply,
+    reason: str | None,
+    failures: int,
+    schedule: Sequence[float],
+    now: datetime,
+    rng: Random,
+) -> Judgement:
+    asked = retry_after(_header(reply, "retry-after"), now=now)
+    delay = retry_delay(failures + 1, schedule, asked=asked, rng=rng)
+    throttle = _throttle(reply.status, asked, delay)
+    if delay is None:
+        return Judgement("dead", throttle=throttle, reason=f"{reason}; the schedule is used up")
+    return Judgement("retry", delay=delay, throttle=throttle, reason=reason)
+
+
+def _throttle(status: int | None, asked: float | None, delay: float | None) -> float | None:
+    """Unasked, no longer than this delivery waits itself: seconds at first, then a minute."""
+    if status not in OVERLOADED:
+        return None
+    if asked is not None:
+        return min(asked, MAX_ASKED)
+    return MAX_THROTTLE if delay is None else min(delay, MAX_THROTTLE)
+
+
+def _reason(reply: Reply) -> str | None:
+    if reply.status is None:
+        return _failure(reply)
+    if 200 <= reply.status <= 299:
+        return f"HTTP {reply.status}, then {_failure(reply)}" if reply.error_class else None
+    if 300 <= reply.status <= 399:
+        return f"HTTP {reply.status}{_target(reply)} (redirects are not followed)"
+    return f"HTTP {reply.status}"
+
+
+def _failure(reply: Reply) -> str:
+    what = reply.error_class or "internal"
+    return f"{what}: {_shown(reply.error)}" if reply.error else what
+
+
+def _target(reply: Reply) -> str:
+    location = re.split("[?#]", _header(reply, "location") or "", maxsplit=1)[0]
+    shown = _shown(re.sub("//[^/]*@", "//", location))  # a query and a user may be secret
+    return f" to {shown}" if shown else ""
+
+
+def _shown(text: str) -> str:
+    """Only what harms neither a terminal nor PostgreSQL: no control, no lone surrogate."""
+    return "".join(filter(str.isprintable, text))[:MAX_SHOWN]
+
+
+def _header(reply: Reply, name: str) -> str | None:
+    return next((value for key, value in reply.headers if key == name), None)

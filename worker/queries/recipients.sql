@@ -1,0 +1,10 @@
+SELECT s.id::text AS subscription_id, s.revision, s.url, s.headers::text AS headers, s.schedule,
+    coalesce(array_agg(k.sealed ORDER BY k.created_at DESC, k.id DESC)
+        FILTER (WHERE k.id IS NOT NULL), '{}') AS secrets,
+    coalesce(array_agg(extract(epoch FROM k.expires_at)::float8 ORDER BY k.created_at DESC, k.id DESC)
+        FILTER (WHERE k.id IS NOT NULL), '{}') AS expirations
+FROM outbox.subscription s
+LEFT JOIN outbox.secret k
+    ON k.subscription_id = s.id AND (k.expires_at IS NULL OR k.expires_at > now())
+WHERE s.id = ANY (%(ids)s::uuid[])
+GROUP BY s.id

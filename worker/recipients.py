@@ -1,0 +1,75 @@
+"""Subscriptions as requests need them: loaded and made ready once for each revision.
+
+A claim says which revision it saw, so an edit takes effect at the next attempt. What
+cannot be sent to, because its secret, URL or header is not usable, is disabled with its
+reason; its deliveries are held and no attempt is used up.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from outbox.errors import InvalidInput
+from outbox.request import Target, prepare
+from outbox.schedule import DEFAULT_SCHEDULE
+
+if TYPE_CHECKING:
+    from .claim import Claim
+    from .store import Recipient, Store
+
+logger = logging.getLogger("outbox.worker")
+
+MAX_KEPT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A subscription ready to be sent to. `schedule` is in seconds."""
+
+    revision: int
+    target: Target
+    schedule: tuple[float, ...]
+
+
+class Recipients:
+    """What is ready, by subscription id."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ready: dict[str, Ready] = {}
+
+    async def load(self, claims: list[Claim]) -> None:
+        """Make the subscriptions of `claims` ready, those that changed anew."""
+        if len(self._ready) > MAX_KEPT:
+            self._ready.clear()
+        stale = {c.subscription_id for c in claims if not self._is_current(c)}
+        if stale:
+            for recipient in await self._store.recipients(stale):
+                await self._prepare(recipient)
+
+    def get(self, claim: Claim) -> Ready | None:
+        """Return the subscription of `claim`, or None if nothing can be sent to it."""
+        return self._ready.get(claim.subscription_id)
+
+    def _is_current(self, claim: Claim) -> bool:
+        known = self._ready.get(claim.subscription_id)
+        return (
+            known is not None
+            and known.revision >= claim.revision
+            and bool(known.target.live_keys(time.time()))
+        )
+
+    async def _prepare(self, recipient: Recipient) -> None:
+        id = recipient.subscription_id
+        try:
+            target = prepare(recipient.url, recipient.headers, recipient.secrets)
+        except InvalidInput as error:
+            self._ready.pop(id, None)
+            if await self._store.disable(id, str(error)):
+                logger.warning("disabled subscription %s: %s", id, error)
+        else:
+            schedule = recipient.schedule or DEFAULT_SCHEDULE
+            self._ready[id] = Ready(recipient.revision, target, schedule)

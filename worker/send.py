@@ -1,0 +1,102 @@
+"""One HTTP request and what came of it: never raises, never takes longer than its deadline.
+
+The boundary is httpx: any `httpx.AsyncBaseTransport` will do. The transport is called
+directly, without a client around it: nothing follows redirects, keeps cookies or logs
+URLs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import httpx
+
+from .outcome import Reply
+from .transport import DnsError, TlsError
+
+if TYPE_CHECKING:
+    from outbox.request import Outgoing
+
+BODY_KEPT = 8_192  # bytes of a response
+
+
+async def send(transport: httpx.AsyncBaseTransport, outgoing: Outgoing, *, timeout: float) -> Reply:
+    """Send `outgoing` and return the Reply, within `timeout` seconds from now in all.
+
+    reply = await send(httpx.MockTransport(handler), outgoing, timeout=20)
+    """
+    request = httpx.Request(
+        "POST",
+        _url(outgoing.url),
+        headers=outgoing.headers,
+        stream=httpx.ByteStream(outgoing.body),
+    )
+    response: httpx.Response | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            response = await transport.handle_async_request(request)
+            body = await _read(response)
+    except TimeoutError:
+        return _broken(response, "timeout", f"no complete answer within {timeout:g} s")
+    except httpx.TransportError as error:
+        return _broken(response, _error_class(error), str(error))
+    return _reply(response, body, None, None)
+
+
+async def _read(response: httpx.Response) -> bytes:
+    """Return the body up to the cap; what is longer is cut off with its connection."""
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - for the type checker
+    body = b""
+    try:
+        async for chunk in stream:
+            body += chunk
+            if len(body) >= BODY_KEPT:
+                break
+    finally:
+        await stream.aclose()
+    return body[:BODY_KEPT]
+
+
+def _reply(
+    response: httpx.Response, body: bytes, error_class: str | None, error: str | None
+) -> Reply:
+    headers = tuple(
+        (name.decode("latin-1").lower(), value.decode("latin-1"))
+        for name, value in response.headers.raw
+    )
+    return Reply(response.status_code, headers, body, error_class, error)
+
+
+def _broken(response: httpx.Response | None, error_class: str, error: str) -> Reply:
+    """Headers that were seen decide all the same; a broken body is a note beside them."""
+    if response is None:
+        return Reply(None, (), b"", error_class, error)
+    return _reply(response, b"", "truncated", error)
+
+
+def _error_class(error: httpx.TransportError) -> str:
+    for known, name in _CLASSES:
+        if isinstance(error, known):
+            return name
+    return "reset"
+
+
+_CLASSES: tuple[tuple[type[httpx.TransportError], str], ...] = (
+    (DnsError, "dns"),
+    (TlsError, "tls"),
+    (httpx.ConnectTimeout, "timeout"),
+    (httpx.TimeoutException, "timeout"),
+    (httpx.ConnectError, "connect"),
+    (httpx.RemoteProtocolError, "protocol"),
+    (httpx.LocalProtocolError, "protocol"),
+    (httpx.UnsupportedProtocol, "protocol"),
+    (httpx.NetworkError, "reset"),
+)
+
+
+@lru_cache(maxsize=4096)
+def _url(url: str) -> httpx.URL:
+    return httpx.URL(url)

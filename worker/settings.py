@@ -1,0 +1,50 @@
+"""What an operator can set, in one frozen value, read once at the start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from outbox.errors import InvalidInput
+
+FLUSH_SECONDS = 0.02  # how long a result waits for others to be recorded with it
+FLUSH_SIZE = 500
+FAN_OUT_SIZE = 500  # events in one statement
+START_MARGIN = 5.0  # seconds of a lease kept free for recording after the deadline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Times are in seconds. `concurrency` is requests in flight in one process."""
+
+    database_url: str
+    concurrency: int = 100
+    processes: int = 1
+    timeout: float = 20.0
+    connect_timeout: float = 5.0
+    grace: float = 25.0
+    lease: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            if not low <= getattr(self, name) <= high:
+                raise InvalidInput(name.replace("_", "-"), f"must be from {low:,} to {high:,}")
+        shortest = self.timeout + START_MARGIN
+        if self.lease == 0:
+            object.__setattr__(self, "lease", shortest + 10)
+        if self.lease <= shortest:
+            raise InvalidInput("lease", f"must be longer than timeout + {START_MARGIN:g} seconds")
+
+    @property
+    def start_window(self) -> float:
+        """Seconds after a claim in which its request may start: its lease outlasts its answer."""
+        return self.lease - self.timeout - START_MARGIN
+
+
+_RANGES = (
+    ("concurrency", 1, 10_000),
+    ("processes", 1, 256),
+    ("timeout", 0.1, 300),
+    ("connect_timeout", 0.1, 300),
+    ("grace", 0, 3_600),
+    ("lease", 0, 3_600),
+)

@@ -1,0 +1,281 @@
+"""The only place of the worker that runs SQL: one method a statement, one file a method.
+
+Statements are in `queries/`, named as the methods. Each is one transaction of its own
+unless a method says otherwise; time is always the database's.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple, dataclass, fields
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+from psycopg.rows import class_row, namedtuple_row
+
+from outbox.errors import SchemaMismatch
+from outbox.schema import VERSION
+
+from .claim import Claim
+from .faults import in_a_line, is_data
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from psycopg import AsyncConnection
+    from psycopg_pool import AsyncConnectionPool
+
+CHANNEL = "outbox_fan_out"
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class FannedOut:
+    """What one fan-out did: `lanes` got deliveries; `error` is why its event was set aside."""
+
+    events: int
+    deliveries: int
+    rung: str | None
+    lanes: list[str]
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A lane of the sweep: in `due_in` seconds its next free delivery is due (None: none is)."""
+
+    subscription_id: str
+    due_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """A subscription as it is to be sent to. `secrets` are (secret, expires at) in Unix seconds."""
+
+    subscription_id: str
+    revision: int
+    url: str
+    headers: dict[str, str]
+    schedule: tuple[float, ...] | None
+    secrets: list[tuple[str, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an attempt came to, as it is recorded.
+
+    `counts` is whether a failure moves the delivery on in its schedule; `delay` is the
+    seconds until the next attempt.
+    """
+
+    delivery_id: str
+    attempt: int
+    outcome: str
+    counts: bool
+    delay: float | None
+    revision: int
+    started_at: datetime
+    duration_ms: int
+    status: int | None
+    error_class: str | None
+    error: str | None
+    response_body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the database made of a Result: `late` when the claim was lost before."""
+
+    delivery_id: str
+    attempt: int
+    outcome: str
+    due_in: float | None
+
+
+class Store:
+    """The statements, for the process life `owner`."""
+
+    def __init__(self, pool: AsyncConnectionPool) -> None:
+        self._pool = pool
+        self.owner = 0
+
+    async def register(self, host: str, pid: int, version: str) -> int:
+        """Begin a life: from now on `owner` is its id."""
+        rows = await self._all("register", {"host": host, "pid": pid, "version": version})
+        self.owner = rows[0].id
+        return self.owner
+
+    async def heartbeat(self) -> int:
+        """Say that this life goes on; return the schema's version."""
+        return int((await self._all("heartbeat", {}))[0].version)
+
+    async def unregister(self) -> None:
+        """End this life."""
+        await self._all("unregister", {})
+
+    async def make_partitions(self) -> int:
+        """Make the partitions of the days ahead; return how many were missing."""
+        return int((await self._all("make_partitions", {}))[0].made)
+
+    async def cancel_removed(self) -> int:
+        """Cancel deliveries that a fan-out made while their subscription was removed."""
+        return int((await self._all("cancel_removed", {}))[0].cancelled)
+
+    async def fan_out(self, limit: int) -> FannedOut:
+        """Turn at most `limit` due events into deliveries."""
+        values = {"limit": limit, "only": None}
+        return (await self._rows(FannedOut, "fan_out", values))[0]
+
+    async def fan_out_one(self) -> FannedOut:
+        """Fan out the oldest event alone; if it is at fault, set it aside with its error.
+
+        One transaction under the lock of the fan-out: nobody else can be at another event.
+        """
+        async with self._pool.connection() as connection, connection.transaction():
+            await self.lock_fan_out(connection)
+            event_id = await self.oldest(connection)
+            try:
+                async with connection.transaction():
+                    values = {"limit": 1, "only": event_id}
+                    rows = await self._rows(FannedOut, "fan_out", values, connection=connection)
+                    return rows[0]
+            except psycopg.Error as error:
+                if not is_data(error):
+                    raise
+                told = in_a_line(error)
+            await self.set_aside(connection, event_id, told)
+        return FannedOut(events=1, deliveries=0, rung=None, lanes=[], error=told)
+
+    async def lock_fan_out(self, connection: AsyncConnection[Any]) -> None:
+        """Be the one that fans out, until the transaction ends."""
+        await self._all("lock_fan_out", {}, connection=connection)
+
+    async def oldest(self, connection: AsyncConnection[Any]) -> object:
+        """Return the id of the event at the head of the queue, or None."""
+        rows = await self._all("oldest", {}, connection=connection)
+        return rows[0].event_id if rows else None
+
+    async def set_aside(
+        self, connection: AsyncConnection[Any], event_id: object, error: str
+    ) -> None:
+        """Take an event out of the way of the others, with `error`."""
+        values = {"event_id": event_id, "error": error}
+        await self._all("set_aside", values, connection=connection)
+
+    async def sweep(self, after: str, limit: int) -> list[Lane]:
+        """Return the next lanes behind the id `after`, at most `limit`."""
+        return await self._rows(Lane, "sweep", {"after": after, "limit": limit})
+
+    async def claim(self, quotas: Mapping[str, int], lease: float) -> list[Claim]:
+        """Claim at most the given number of deliveries of each lane, for `lease` seconds."""
+        lanes, counts = list(quotas), list(quotas.values())
+        return await self._rows(Claim, "claim", {"lanes": lanes, "quotas": counts, "lease": lease})
+
+    async def release(self, claims: Sequence[Claim], *, cut: bool) -> None:
+        """Give claims back before their lease ends; `cut` if their requests had begun.
+
+        Never tried again: a second run could release a claim made in between.
+        """
+        await self._all(
+            "release",
+            {
+                "delivery_id": [c.delivery_id for c in claims],
+                "attempt": [c.attempt for c in claims],
+                "cut": cut,
+            },
+        )
+
+    async def recipients(self, ids: Iterable[str]) -> list[Recipient]:
+        """Return the subscriptions `ids` with their live secrets, newest first."""
+        rows = await self._all("recipients", {"ids": list(ids)})
+        return [
+            Recipient(
+                row.subscription_id,
+                row.revision,
+                row.url,
+                json.loads(row.headers),
+                None if row.schedule is None else tuple(row.schedule),
+                list(zip(row.secrets, row.expirations, strict=True)),
+            )
+            for row in rows
+        ]
+
+    async def disable(self, subscription_id: str, reason: str) -> bool:
+        """Stop an active subscription, with the change as a fact; return whether it was active."""
+        values = {"subscription_id": subscription_id, "reason": reason}
+        return bool(await self._all("disable", values))
+
+    async def record(
+        self, results: Sequence[Result], *, again: bool, gone: Mapping[str, str]
+    ) -> list[Recorded]:
+        """Record a batch; disable the subscriptions of `gone` (id: reason) with it.
+
+        `again` after a run whose answer was lost: what it recorded is not recorded twice.
+        """
+        columns = zip(*(astuple(result) for result in results), strict=True)
+        values: dict[str, Any] = dict(zip(_RESULT, map(list, columns), strict=True))
+        async with self._pool.connection() as connection, connection.transaction():
+            recorded = await self._rows(
+                Recorded, "record", {**values, "again": again}, connection=connection
+            )
+            for id, reason in gone.items():
+                await self._all(
+                    "disable", {"subscription_id": id, "reason": reason}, connection=connection
+                )
+        return recorded
+
+    async def _all(
+        self, name: str, values: dict[str, Any], *, connection: AsyncConnection[Any] | None = None
+    ) -> list[Any]:
+        return await self._run(name, values, namedtuple_row, connection)
+
+    async def _rows(
+        self, row: type[Row], name: str, values: dict[str, Any], *, connection: Any = None
+    ) -> list[Row]:
+        return await self._run(name, values, class_row(row), connection)
+
+    async def _run(
+        self, name: str, values: dict[str, Any], row_factory: Any, connection: Any
+    ) -> list[Any]:
+        if connection is None:
+            async with self._pool.connection() as own:
+                return await self._run(name, values, row_factory, own)
+        async with connection.cursor(row_factory=row_factory) as cursor:
+            await cursor.execute(query(name), {**values, "owner": self.owner})
+            return list(await cursor.fetchall())
+
+
+_RESULT = [field.name for field in fields(Result)]
+
+
+async def check_schema(connection: AsyncConnection[Any]) -> None:
+    """Raise SchemaMismatch unless the database is on the version of this program."""
+    try:
+        row = await (await connection.execute(query("check_schema"))).fetchone()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        raise SchemaMismatch(None, VERSION) from error
+    found = row[0] if row else None
+    if found != VERSION:
+        raise SchemaMismatch(found, VERSION)
+
+
+# Leaves the planner one plan, whatever its statistics say: nested loops over indexes.
+SESSION = """
+    SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
+    SET jit = off; SET timezone = 'UTC'
+"""
+
+
+async def configure(connection: AsyncConnection[Any]) -> None:
+    """Make the settings of a session that runs the statements here."""
+    await connection.execute(SESSION)
+
+
+@cache
+def query(name: str) -> str:
+    """Return the statement in `queries/<name>.sql`."""
+    return files(__package__).joinpath(f"queries/{name}.sql").read_text()

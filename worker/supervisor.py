@@ -1,0 +1,80 @@
+"""`--processes N`: equal workers under a small supervisor.
+
+The supervisor passes signals on and starts a worker again that died. A worker holds the
+reading end of a pipe whose writing end only the supervisor has, so it stops by itself
+when the supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger("outbox.worker")
+
+RESTART_SECONDS = 1.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Supervisor:
+    """Keeps `count` children alive, each running `work(pipe)` and exiting with what it returns."""
+
+    def __init__(self, count: int, work: Callable[[int], int]) -> None:
+        self._work = work
+        self._count = count
+        self._pids: set[int] = set()
+        self._stopping = False
+        self._code = 0
+        self._alive, self._held = os.pipe()
+
+    def run(self) -> int:
+        """Return the highest exit code once all children have ended after a signal."""
+        for sign in SIGNALS:
+            signal.signal(sign, self._pass_on)
+        for _ in range(self._count):
+            self._start()
+        while self._pids:
+            self._reap()
+        return self._code
+
+    def _start(self) -> None:
+        if self._stopping:
+            return
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # none is lost between two handlers
+        pid = os.fork()
+        if pid == 0:
+            self._live()
+        self._pids.add(pid)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _live(self) -> NoReturn:
+        os.setpgid(0, 0)  # Ctrl-C reaches the supervisor alone, which passes it on once
+        os.close(self._held)
+        for sign in SIGNALS:
+            signal.signal(sign, lambda *_: os._exit(0))  # until the work has handlers of its own
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        os._exit(self._work(self._alive))
+
+    def _reap(self) -> None:
+        pid, status = os.wait()
+        self._pids.discard(pid)
+        code = os.waitstatus_to_exitcode(status)
+        if self._stopping:
+            self._code = max(self._code, code if code >= 0 else 1)
+        elif code == 0:
+            self._stopping = True
+        else:
+            logger.error("worker process %d died (%d): starting another", pid, code)
+            time.sleep(RESTART_SECONDS)
+            self._start()
+
+    def _pass_on(self, sign: int, _frame: object) -> None:
+        self._stopping = True
+        for pid in self._pids:
+            os.kill(pid, sign)

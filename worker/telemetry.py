@@ -1,0 +1,57 @@
+"""Log lines: plain language for people, one JSON object a line for machines.
+
+Fields of a line go in `extra`; both formats show them. Nothing here knows what a secret
+is: whoever logs must not hand one over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-31T12:00:00.123Z warning  what happened  field=value`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f"  {name}={value}" for name, value in _fields(record).items())
+        line = f"{_moment(record)} {record.levelname.lower():<7}  {record.getMessage()}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """`{"at": "…Z", "level": "warning", "message": "…", "field": "value"}`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "at": _moment(record),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "pid": record.process,
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def configure(format: str, level: str) -> None:
+    """Log to stderr in `format` (text or json), from `level` on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("outbox").setLevel(level.upper())
+    for noisy in ("apscheduler", "asyncio", "aiohttp", "httpx", "psycopg"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def _moment(record: logging.LogRecord) -> str:
+    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{at}.{int(record.msecs):03d}Z"
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
