@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -107,7 +108,7 @@ def drain(server: Database, receiver: Receiver, load: Load, processes: int) -> R
         account = database.ask(ATTEMPTS) | database.ask(UPDATES)
     seen = receiver.seen()
     return {
-        "run": f"{processes} process{'es' if processes > 1 else ''}",
+        "run": "drain",
         "processes": processes,
         "rate": seen.rate,
         "seconds": seen.last - start,
@@ -174,12 +175,10 @@ def measure(server: Database, load: Load, processes: tuple[int, ...], rounds: in
 
 
 def medians(runs: list[Run]) -> Run:
-    """Return of each number the median of `runs`, which are of one kind."""
-    return {
-        name: median(run[name] for run in runs)
-        for name, value in runs[0].items()
-        if isinstance(value, int | float) and all(run[name] is not None for run in runs)
-    }
+    """Return the median of each number of `runs`, which are of one kind."""
+    numbers = (name for name, value in runs[0].items() if isinstance(value, int | float))
+    known = [name for name in numbers if all(run[name] is not None for run in runs)]
+    return {name: median(run[name] for run in runs) for name in known if name != "round"}
 
 
 def show(title: str, run: Run) -> None:
@@ -188,7 +187,12 @@ def show(title: str, run: Run) -> None:
         (format(run[name], form) if run.get(name) is not None else "").rjust(len(head))
         for name, (head, form) in COLUMNS.items()
     )
-    click.echo("  ".join((f"{title:<6}  {run['run']:<11}", *cells)))
+    click.echo("  ".join((f"{title:<6}  {_kind(run):<11}", *cells)))
+
+
+def _kind(run: Run) -> str:
+    count = run.get("processes", 0)
+    return {0: "raw client", 1: "1 process"}.get(count, f"{count:.0f} processes")
 
 
 def surroundings(server: Database) -> Run:
@@ -220,20 +224,21 @@ def main(
     deadline: float,
 ) -> None:
     """Measure the worker beside the raw HTTP client."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
     load = Load(events, concurrency, deadline)
     click.echo("  ".join((f"{'round':<6}  {'run':<11}", *(head for head, _ in COLUMNS.values()))))
     with server(database_url) as base:
-        around = surroundings(base)
+        result = {"load": asdict(load), "surroundings": surroundings(base)}
         try:
             runs = measure(base, load, processes, rounds)
         except Stuck as error:
             sys.exit(f"Error: {error}")
-    middle = {n: medians([r for r in runs if r.get("processes") == n]) for n in processes}
-    for count, run in middle.items():
-        show("median", run | {"run": f"{count} process{'es' if count > 1 else ''}"})
-    result = {"load": asdict(load), "surroundings": around, "median": middle, "runs": runs}
-    click.echo(json.dumps(result))
-    if not all(is_exact(run, events) for run in runs if run["run"] != "raw"):
+    drains = [run for run in runs if run["run"] != "raw"]
+    middle = {n: medians([run for run in drains if run["processes"] == n]) for n in processes}
+    for run in middle.values():
+        show("median", run)
+    click.echo(json.dumps({**result, "median": middle, "runs": runs}))
+    if not all(is_exact(run, events) for run in drains):
         sys.exit("Error: not every event was delivered exactly once")
 
 

@@ -6,13 +6,14 @@ Whatever is started here is ended here: asked first, killed when it does not lis
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import psutil
 
@@ -89,17 +90,18 @@ def raw_client(url: str, *, events: int, concurrency: int, deadline: float) -> f
     arguments = (url, f"--events={events}", f"--concurrency={concurrency}")
     with _running("benchmarks.raw_client", *arguments, stdout=subprocess.PIPE) as process:
         wait_until(lambda: process.poll() is not None, time.monotonic() + deadline)
-        if process.returncode or process.stdout is None:
+        if process.returncode:
             raise Stuck("the raw client failed")
-        return float(process.stdout.read())
+        return float(_output(process).read())
 
 
 @contextmanager
 def _running(
     module: str, *arguments: str, stdout: int | None = None
 ) -> Iterator[subprocess.Popen[str]]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("OUTBOX_")}
     process = subprocess.Popen(  # noqa: S603 - our own modules
-        [sys.executable, "-m", module, *arguments], stdout=stdout, text=True
+        [sys.executable, "-m", module, *arguments], stdout=stdout, text=True, env=clean
     )
     try:
         yield process
@@ -110,6 +112,12 @@ def _running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _output(process: subprocess.Popen[str]) -> IO[str]:
+    if process.stdout is None:
+        raise ValueError("its output is not ours")
+    return process.stdout
 
 
 def wait_until(check: Callable[[], bool], deadline: float, *, every: float = 0.05) -> None:
