@@ -48,9 +48,11 @@ class Lanes:
     def __init__(self) -> None:
         self._lanes: dict[str, _Lane] = {}
         self._heap: list[tuple[float, str]] = []
+        self._holds: dict[str, float] = {}
 
     def mark(self, lane: str, due: float, *, now: float) -> None:
         """Remember that `lane` has something due at `due`, or earlier as known before."""
+        due = max(due, self._held_until(lane, now))
         known = self._lanes.get(lane)
         if known is None or due < known.due:
             self._lanes[lane] = _Lane(due, now)
@@ -80,8 +82,19 @@ class Lanes:
         """Put `lane` behind the others that are due: it had its turn."""
         known = self._lanes.get(lane)
         if known is not None:
-            known.due = now
-            heapq.heappush(self._heap, (now, lane))
+            known.due = max(now, self._held_until(lane, now))
+            heapq.heappush(self._heap, (known.due, lane))
+
+    def hold(self, lane: str, until: float, *, now: float) -> None:
+        """Let nothing of `lane` be due before `until`: its receiver asked for a pause."""
+        self._holds[lane] = max(until, self._held_until(lane, now))
+        self.served(lane, now=now)
+
+    def _held_until(self, lane: str, now: float) -> float:
+        until = self._holds.get(lane, now)
+        if until <= now:
+            self._holds.pop(lane, None)
+        return until
 
     def next_due(self) -> float | None:
         """Return when the next lane falls due, or None if none is known."""

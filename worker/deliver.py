@@ -88,7 +88,9 @@ class Deliverer:
         pause = self._pause(now)
         if pause > 0:
             return pause
-        wanted = quotas(self._lanes.due(now, self._room()), self._room(), self._held)
+        room = self._room()
+        lanes = self._lanes.due(now, room + len(self._held))  # those that hold may have their fill
+        wanted = quotas(lanes, room, self._held)
         self._crowded = not wanted
         if self._crowded:
             return self._until_sweep(now)
@@ -151,9 +153,15 @@ class Deliverer:
                 extra={"delivery": claim.delivery_id},
             )
         self._held[claim.subscription_id] += 1
-        task = asyncio.create_task(self._attempter.attempt(claim, ready))
+        task = asyncio.create_task(self._deliver(claim, ready))
         self._tasks[task] = claim
         task.add_done_callback(self._finished)
+
+    async def _deliver(self, claim: Claim, ready: Ready) -> None:
+        judgement = await self._attempter.attempt(claim, ready)
+        if judgement.throttle is not None:
+            now = time.monotonic()
+            self._lanes.hold(claim.subscription_id, now + judgement.throttle, now=now)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         claim = self._tasks.pop(task)

@@ -7,8 +7,9 @@ clock and no database. Whoever answered with a status is judged by the status al
     410                         dead, and the subscription is disabled
     anything else, or nothing   retry by the schedule; dead when that is used up
 
-429, 502, 503 and 504 say that the receiver has too much to do: the whole subscription is
-then left alone for a while. A fault of ours is never held against the receiver.
+429, 502, 503 and 504 say that the receiver has too much to do: when they come with
+Retry-After, the whole subscription is left alone for as long. A fault of ours is never
+held against the receiver.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ ERROR_CLASSES = (
     "dns", "connect", "tls", "timeout", "reset", "protocol", "blocked", "truncated", "internal",
 )  # fmt: skip
 OVERLOADED = frozenset({429, 502, 503, 504})
-MAX_THROTTLE = 60.0  # seconds, unless the receiver asks for more
 OWN_FAULT_DELAY = 5.0
 MAX_SHOWN = 200  # characters of foreign text in a reason
 
@@ -105,19 +105,14 @@ def _retry(
 ) -> Judgement:
     asked = retry_after(_header(reply, "retry-after"), now=now)
     delay = retry_delay(failures + 1, schedule, asked=asked, rng=rng)
-    throttle = _throttle(reply.status, asked, delay)
+    throttle = _throttle(reply.status, asked)
     if delay is None:
         return Judgement("dead", throttle=throttle, reason=f"{reason}; the schedule is used up")
     return Judgement("retry", delay=delay, throttle=throttle, reason=reason)
 
 
-def _throttle(status: int | None, asked: float | None, delay: float | None) -> float | None:
-    """Unasked, no longer than this delivery waits itself: seconds at first, then a minute."""
-    if status not in OVERLOADED:
-        return None
-    if asked is not None:
-        return min(asked, MAX_ASKED)
-    return MAX_THROTTLE if delay is None else min(delay, MAX_THROTTLE)
+def _throttle(status: int | None, asked: float | None) -> float | None:
+    return min(asked, MAX_ASKED) if asked is not None and status in OVERLOADED else None
 
 
 def _reason(reply: Reply) -> str | None:

@@ -82,6 +82,33 @@ def test_lanes_take_turns() -> None:
     assert turns == list("abcabc")
 
 
+def test_a_lane_on_hold() -> None:
+    """A lane whose receiver asked for a pause is not due before its end, whatever is marked."""
+    lanes = Lanes()
+    lanes.mark("a", 0.0, now=0.0)
+    lanes.hold("a", 10.0, now=1.0)
+    lanes.mark("a", 2.0, now=2.0)
+    lanes.hold("a", 5.0, now=3.0)
+
+    assert lanes.due(9.9, 10) == []
+    assert lanes.next_due() == 10.0
+    assert lanes.due(10.0, 10) == ["a"]
+
+    lanes.mark("a", 11.0, now=11.0)
+    lanes.served("a", now=11.0)
+
+    assert lanes.due(11.0, 10) == ["a"]
+
+
+def test_a_hold_outlives_what_was_known() -> None:
+    """A lane that was exhausted and comes up again is on hold still."""
+    lanes = Lanes()
+    lanes.hold("a", 10.0, now=1.0)
+    lanes.mark("a", 2.0, now=2.0)
+
+    assert lanes.next_due() == 10.0
+
+
 steps = st.lists(
     st.tuples(st.sampled_from(["mark", "exhausted", "served"]), NAMES, st.integers(0, 9)),
     max_size=40,

@@ -359,26 +359,26 @@ def test_edit(host: Host) -> None:
 
 
 def test_pause_and_resume(host: Host) -> None:
-    """While it is paused nothing is sent; after the resume everything is."""
+    """While it is paused nothing is sent to it, but to others; after the resume everything is."""
     receiver = Played()
-    id = host.subscribe()
+    paused, other = (host.subscribe(url=f"http://r/{name}") for name in ("paused", "other"))
 
     def change(how: Callable[..., Any]) -> None:
         with host.database.engine.begin() as connection:
-            how(connection, id, by=BY)
+            how(connection, paused, by=BY)
 
     async def run() -> None:
         async with working(host.database, httpx.MockTransport(receiver)):
             change(subscriptions.pause)
             host.emit(5)
-            await until(lambda: host.states() == {"pending": 5})
-            assert receiver.requests == []
+            await until(lambda: len(host.deliveries(subscription_id=other, state="delivered")) == 5)
+            assert {request.url.path for request in receiver.requests} == {"/other"}
             change(subscriptions.resume)
-            await until(ended(host, 5))
+            await until(ended(host, 10))
 
     asyncio.run(run())
 
-    assert host.states() == {"delivered": 5}
+    assert host.states() == {"delivered": 10}
 
 
 def test_remove_while_in_flight(host: Host) -> None:
@@ -437,6 +437,35 @@ def test_a_slow_receiver_keeps_its_share(host: Host) -> None:
             go_on.set()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("hanging", [1, 3])
+def test_receivers_that_hang_leave_room(host: Host, hanging: int) -> None:
+    """However many receivers hang, another one that comes later is served at once."""
+    for n in range(hanging):
+        host.subscribe(url=f"http://r/slow/{n}", types=["a.*"])
+    fast = host.subscribe(url="http://r/fast", types=["b.*"])
+    host.emit(30, type="a.b")
+    begun: list[str] = []
+    go_on = asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path != "/fast":
+            begun.append(request.url.path)
+            await go_on.wait()
+        return httpx.Response(200)
+
+    async def run() -> None:
+        async with working(host.database, httpx.MockTransport(answer), concurrency=20):
+            await until(lambda: len(begun) >= 12)
+            await asyncio.sleep(0.2)  # they take what they can get
+            host.emit(30, type="b.c")
+            await until(lambda: len(host.deliveries(subscription_id=fast, state="delivered")) == 30)
+            go_on.set()
+
+    asyncio.run(run())
+
+    assert len(set(begun)) == hanging
 
 
 def test_a_claim_that_waits_too_long_is_given_back(host: Host) -> None:
