@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psycopg
@@ -17,7 +18,10 @@ from outbox.worker.fanout import FanOut
 from outbox.worker.store import Lane, Recipient, Store, query
 from tests.factories import BY, subscribe
 
-from .conftest import LEASE, Fleet, result
+from .conftest import LEASE, Fleet, result, until
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
 
 NO_LANE = str(UUID(int=0))
 
@@ -162,6 +166,19 @@ def test_a_bad_event_is_set_aside(fleet: Fleet) -> None:
     assert set(lanes) == {str(lane)}
 
 
+class Interrupted(Store):
+    """A store in which something happens before an event is set aside."""
+
+    def __init__(self, store: Store, before: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(store._pool)
+        self.owner = store.owner
+        self._before = before
+
+    async def set_aside(self, *arguments: Any) -> Any:
+        await self._before()
+        return await super().set_aside(*arguments)
+
+
 def one_by_one(store: Store) -> FanOut:
     """A fan-out that has halved its batch to one event."""
     fan_out = FanOut(store, lambda _: None)
@@ -169,40 +186,48 @@ def one_by_one(store: Store) -> FanOut:
     return fan_out
 
 
-def test_two_workers_set_aside_one_event(fleet: Fleet) -> None:
-    """When two workers find the same event at fault, no other one is set aside."""
+@pytest.fixture
+def bad(fleet: Fleet) -> Iterator[list[UUID]]:
+    """The first event, whose fan-out fails."""
     fleet.execute(BROKEN.format(code="P0001"))
     add(fleet)
-    bad = fleet.emit(type="a.broken")
-    fleet.emit(3)
-    fleet.together(one_by_one(fleet.a).step(), one_by_one(fleet.b).step())
-    fleet.run(steps(FanOut(fleet.b, lambda _: None), 10))
+    yield fleet.emit(type="a.broken")
     fleet.execute("DROP FUNCTION outbox.break_fan_out() CASCADE")
+
+
+WAITING = """
+SELECT count(*) > 0 FROM pg_stat_activity
+WHERE wait_event_type = 'Lock' AND datname = current_database()
+"""
+
+
+def test_two_workers_set_aside_one_event(fleet: Fleet, bad: list[UUID]) -> None:
+    """When two workers find the same event at fault, no other one is set aside."""
+    fleet.emit(3)
+    others: list[asyncio.Task[float]] = []
+
+    async def the_other_comes_by() -> None:
+        others.append(asyncio.create_task(one_by_one(fleet.b).step()))
+        await until(lambda: others[0].done() or fleet.value(WAITING))
+
+    async def both() -> None:
+        await one_by_one(Interrupted(fleet.a, the_other_comes_by)).step()
+        await others[0]
+        await steps(FanOut(fleet.b, lambda _: None), 10)
+
+    fleet.run(both())
 
     assert set_aside(fleet) == bad
     assert fleet.value("SELECT count(*) FROM outbox.delivery") == 3
 
 
-class Overtaken(Store):
-    """A store before whose setting aside an older event commits."""
+def test_the_event_at_fault_is_set_aside(fleet: Fleet, bad: list[UUID]) -> None:
+    """It is, also when an event with an earlier due_at commits at that very moment."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        super().__init__(fleet.a._pool)
-        self._fleet = fleet
-        self.owner = fleet.a.owner
+    async def an_older_event_commits() -> None:
+        fleet.emit(due_at=datetime(2010, 1, 1, tzinfo=UTC))
 
-    async def set_aside(self, *arguments: Any) -> Any:
-        self._fleet.emit(due_at=datetime(2010, 1, 1, tzinfo=UTC))
-        return await super().set_aside(*arguments)
-
-
-def test_the_event_at_fault_is_set_aside(fleet: Fleet) -> None:
-    """Also when an event with an earlier due_at commits in between."""
-    fleet.execute(BROKEN.format(code="P0001"))
-    add(fleet)
-    bad = fleet.emit(type="a.broken")
-    fleet.run(steps(one_by_one(Overtaken(fleet)), 3))
-    fleet.execute("DROP FUNCTION outbox.break_fan_out() CASCADE")
+    fleet.run(steps(one_by_one(Interrupted(fleet.a, an_older_event_commits)), 3))
 
     assert set_aside(fleet) == bad
     assert fleet.value("SELECT count(*) FROM outbox.delivery") == 1
