@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,7 @@ def _work(settings: Settings) -> int:
 
 
 def _loop(settings: Settings, pipe: int | None = None) -> int:
+    gc.freeze()  # what is loaded by now stays: no collection need walk over it again
     return _runner()(run_process(settings, pipe))
 
 

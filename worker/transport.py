@@ -53,7 +53,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` and return as soon as the headers are there."""
         headers = CIMultiDict(
-            (k.decode("ascii"), v.decode("ascii")) for k, v in request.headers.raw
+            [(k.decode("ascii"), v.decode("ascii")) for k, v in request.headers.raw]
         )
         try:
             response = await self._session.request(
@@ -77,12 +77,17 @@ class _Body(httpx.AsyncByteStream):
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
+            chunk = await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as error:
             raise _translated(error) from error
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
 
     async def aclose(self) -> None:
         if self._response.content.at_eof():
