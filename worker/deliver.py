@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("outbox.worker")
 
-SHORTEST_CLAIM = 0.005  # seconds between claims while little is free
+SHORTEST_CLAIM = 0.01  # seconds between claims while little is free
 SWEEP_SECONDS = 1.0
 SWEEP_LANES = 1_000
 SWEEP_SLICE = 0.02  # seconds between two slices of one sweep
@@ -50,7 +50,7 @@ class Deliverer:
         self._settings = settings
         self._recipients = Recipients(store)
         self._lanes = Lanes()
-        self._much = max(1, settings.concurrency // 4)  # so much free room is claimed at once
+        self._much = max(1, settings.concurrency // 2)  # so much free room is claimed at once
         self._held: Counter[str] = Counter()
         self._tasks: dict[asyncio.Task[None], Claim] = {}
         self._claimed_at = 0.0

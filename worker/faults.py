@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     import psycopg
 
 # Classes that tell of the server, the connection or the transaction, not of data.
-_STATE = ("08", "0P", "25", "28", "3D", "3F", "40", "53", "55", "57", "58")
-_SCHEMA = {"42501", "42P01", "42703", "42883"}  # no privilege; no such table, column, function
+_STATE = ("08", "0P", "25", "26", "28", "3D", "3F", "40", "53", "55", "57", "58")
+# No privilege; no such table, column, function; a pooler gave us another's statements.
+_SCHEMA = {"42501", "42P01", "42703", "42883", "42P05"}
 _STATEMENT_TIMEOUT = "57014"
 
 

@@ -39,9 +39,10 @@ MAX_SHOWN = 200  # characters of foreign text in a reason
 class Reply:
     """What came back for one request, or why nothing did.
 
-    `status` is None when no answer was read. `headers` have lower-case names, `body` is
-    cut at the cap. `error_class` is None or one of `ERROR_CLASSES`; `error` is a sentence
-    about it that holds no secret and no query string.
+    `status` is None when no answer was read. `headers` have lower-case names; of a 2xx,
+    which they could not change, none are kept. `body` is cut at the cap. `error_class` is
+    None or one of `ERROR_CLASSES`; `error` is a sentence about it that holds no secret and
+    no query string.
     """
 
     status: int | None

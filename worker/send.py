@@ -63,11 +63,15 @@ async def _read(response: httpx.Response) -> bytes:
 def _reply(
     response: httpx.Response, body: bytes, error_class: str | None, error: str | None
 ) -> Reply:
-    headers = tuple(
+    headers = () if response.is_success else _decoded(response)
+    return Reply(response.status_code, headers, body, error_class, error)
+
+
+def _decoded(response: httpx.Response) -> tuple[tuple[str, str], ...]:
+    return tuple(
         (name.decode("latin-1").lower(), value.decode("latin-1"))
         for name, value in response.headers.raw
     )
-    return Reply(response.status_code, headers, body, error_class, error)
 
 
 def _broken(response: httpx.Response | None, error_class: str, error: str) -> Reply:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from outbox.errors import InvalidInput
 
-FLUSH_SECONDS = 0.02  # how long a result waits for others to be recorded with it
+FLUSH_SECONDS = 0.04  # how long a result waits for others to be recorded with it
 FLUSH_SIZE = 500
 FAN_OUT_SIZE = 500  # events in one statement
 START_MARGIN = 5.0  # seconds of a lease kept free for recording after the deadline

@@ -59,7 +59,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             response = await self._session.request(
                 request.method,
                 _yarl(str(request.url)),
-                data=await request.aread(),
+                data=await _bytes(request.stream),
                 headers=headers,
                 allow_redirects=False,
             )
@@ -94,6 +94,14 @@ class _Body(httpx.AsyncByteStream):
             self._response.release()
         else:
             self._response.close()
+
+
+async def _bytes(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
+    if isinstance(stream, httpx.ByteStream):  # in memory already
+        return b"".join(stream)
+    if isinstance(stream, httpx.AsyncByteStream):
+        return b"".join([chunk async for chunk in stream])
+    raise TypeError("an async transport takes an async stream")
 
 
 @lru_cache(maxsize=4096)

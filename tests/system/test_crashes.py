@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -193,11 +195,35 @@ def test_stop_with_a_result_that_cannot_be_recorded(
     with start_worker(own_cluster.url, "--grace", "1") as worker:
         receiver.wait_for(1)
         own_cluster.stop()
-        worker.wait_for_line("recording waits for the database")
+        worker.wait_for_line("waits for the database")
         began = time.monotonic()
 
         assert worker.terminate(timeout=20) == 1
         assert time.monotonic() - began < 15
+
+
+@pytest.mark.slow
+def test_a_worker_that_stood_still(committed_db: Database, receiver: Receiver) -> None:
+    """A worker stopped for longer than its leases comes back too late and changes nothing."""
+    engine = committed_db.engine
+    subscribe_to_all(engine, receiver)
+    receiver.script = lambda _: Answer(delay=0.5)
+    emit(engine, 30)
+    with start_worker(committed_db.url, *QUICK) as stalled:
+        receiver.wait_for(20)
+        os.kill(stalled.pid, signal.SIGSTOP)
+        with start_worker(committed_db.url, *QUICK) as other:
+            other.wait_for_line("took over a delivery")
+            wait_until_done(engine)
+            os.kill(stalled.pid, signal.SIGCONT)
+            stalled.wait_for_line("an answer came too late")
+            assert (stalled.terminate(), other.terminate()) == (0, 0)
+    found = account(engine, receiver)
+
+    assert found.states == {"delivered": 30}
+    late = [sent for sent, outcomes in found.outcomes.items() if "late" in outcomes]
+    assert {sent for sent in late if found.outcomes[sent] == ["lost", "late"]} == set(late)
+    assert 0 < found.repeated <= len(found.lost)
 
 
 def test_cut_connections(committed_db: Database, receiver: Receiver) -> None:
