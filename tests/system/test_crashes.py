@@ -192,7 +192,7 @@ def test_stop_with_a_result_that_cannot_be_recorded(
     subscribe_to_all(engine, receiver)
     receiver.script = [Answer(delay=1)]
     emit(engine, 1)
-    with start_worker(own_cluster.url, "--grace", "1") as worker:
+    with start_worker(own_cluster.url, "--grace", "3") as worker:
         receiver.wait_for(1)
         own_cluster.stop()
         worker.wait_for_line("waits for the database")

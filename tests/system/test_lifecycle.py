@@ -263,6 +263,20 @@ def test_other_schema(cloned_db: Database, change: str, arguments: list[str], sa
     assert said in one_line(done.stderr)
 
 
+@pytest.mark.slow
+@pytest.mark.clone
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_schema_changes_under_it(cloned_db: Database, processes: str) -> None:
+    """When another version is installed while it runs, it stops: once, whole, with exit code 1."""
+    with start_worker(cloned_db.url, "--processes", processes) as worker:
+        eventually(lambda: sum("started: up to" in s for s in worker.lines) == int(processes))
+        with cloned_db.engine.begin() as connection:
+            connection.execute(text("INSERT INTO outbox.schema_version (version) VALUES (99)"))
+        assert worker.wait(timeout=20) == 1
+
+    assert "install a newer outbox-webhooks" in "\n".join(worker.lines)
+
+
 def test_wrong_password(own_cluster: Cluster) -> None:
     """A refused login is one line, without the password."""
     with psycopg.connect(own_cluster.url) as connection:
