@@ -31,9 +31,9 @@ class Worker:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self._changed = threading.Condition()
+        self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.lines: list[str] = []
 
     @property
     def pid(self) -> int:

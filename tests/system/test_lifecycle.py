@@ -116,7 +116,7 @@ def test_second_sigterm(committed_db: Database, receiver: Receiver) -> None:
         worker.wait_for_line("finishing 1 requests")
         began = time.monotonic()
         assert worker.terminate() == 1
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
 
     with committed_db.engine.connect() as connection:
         (delivery,) = deliveries.list_deliveries(connection)
@@ -135,7 +135,7 @@ def test_idle(committed_db: Database) -> None:
         assert worker.terminate() == 0
         stopped = time.monotonic() - began
 
-    assert stopped < 2
+    assert stopped < 5
     assert after.user + after.system - before.user - before.system < 0.6
 
 

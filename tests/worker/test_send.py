@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BODY = b'{"type":"invoice.paid"}'
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 DEADLINE = 0.3
+SLACK = 3.0  # for a busy machine; who drips would go on for 5 seconds
 
 # A self-signed certificate for 127.0.0.1 that nobody trusts.
 CERTIFICATE = """
@@ -255,7 +256,7 @@ def test_no_answer(what: str) -> None:
     reply = sent_to(peer, path="/x?token=hidden")
 
     assert (reply.status, reply.error_class, reply.body) == (None, error_class, b"")
-    assert time.monotonic() - started < DEADLINE + 0.5
+    assert time.monotonic() - started < DEADLINE + SLACK
     assert reply.error
     assert "hidden" not in reply.error
 
@@ -277,7 +278,7 @@ def test_broken_body(peer: Peer) -> None:
     reply = sent_to(peer)
 
     assert (reply.status, reply.error_class) == (200, "truncated")
-    assert time.monotonic() - started < DEADLINE + 0.5
+    assert time.monotonic() - started < DEADLINE + SLACK
 
 
 def test_long_body() -> None:
