@@ -110,13 +110,13 @@ class Lanes:
 def quotas(lanes: list[str], room: int, held: Mapping[str, int]) -> dict[str, int]:
     """Return how many deliveries to claim of each of `lanes`, `room` in all.
 
-    The lane that holds least comes first. None may hold more than `GREED` times what is
-    then still free, so that room is always left for others: one lane alone gets four
+    The lane that holds least comes first. None may hold more than one, or `GREED` times
+    what is then still free, so that room is always left for others: one lane alone gets four
     fifths, two get four ninths each, and a new one finds its place at once, even when
     all that run hang (dynamic thresholds, Choudhury and Hahne 1998).
 
     >>> quotas(["a", "b"], 10, {"a": 6})
-    {'a': 2, 'b': 7}
+    {'a': 1, 'b': 7}
     >>> quotas(["a"], 100, {})
     {'a': 80}
     """
@@ -125,7 +125,7 @@ def quotas(lanes: list[str], room: int, held: Mapping[str, int]) -> dict[str, in
     heapq.heapify(least)
     while room > 0 and least:
         count, lane = least[0]
-        if count >= GREED * room:
+        if count and count >= GREED * (room - 1):
             break
         given[lane] += 1
         room -= 1

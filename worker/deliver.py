@@ -1,10 +1,10 @@
 """Delivery: keep the slots of a process full of what is due.
 
-    lanes that are due ──▶ claim ──▶ attempt
+    lanes that are due ──▶ claim ──▶ wait for a slot ──▶ attempt
 
-No more is claimed than can start at once, and no lane gets so much that the others find
-no slot. A request starts only while its lease outlasts its answer; what could not start
-in time is given back.
+A few more are claimed than have a slot, so that no slot waits for a commit, and no lane
+gets so much that the others find no slot. A request starts only while its lease outlasts
+its answer; what could not start in time is given back.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from .claim import Lanes, quotas
 from .faults import in_a_line
 from .loop import Bell
 from .recipients import Recipients
+from .slots import AHEAD, Slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .attempt import Attempter
     from .claim import Claim
-    from .recipients import Ready
     from .settings import Settings
     from .store import Store
 
 logger = logging.getLogger("outbox.worker")
 
 SHORTEST_CLAIM = 0.01  # seconds between claims while little is free
+PATIENCE = 2.0  # seconds that a claim waits for a slot: pauses and edits must count soon
 SWEEP_SECONDS = 1.0
 SWEEP_LANES = 1_000
 SWEEP_SLICE = 0.02  # seconds between two slices of one sweep
@@ -50,8 +51,9 @@ class Deliverer:
         self._settings = settings
         self._recipients = Recipients(store)
         self._lanes = Lanes()
-        self._much = max(1, settings.concurrency // 2)  # so much free room is claimed at once
-        self._held: Counter[str] = Counter()
+        self._much = max(1, settings.concurrency * AHEAD // 4)  # so much room is claimed at once
+        self._slots = Slots(settings.concurrency)
+        self._patience = min(PATIENCE, settings.start_window)
         self._tasks: dict[asyncio.Task[None], Claim] = {}
         self._claimed_at = 0.0
         self._crowded = False
@@ -84,13 +86,14 @@ class Deliverer:
         """Sweep if it is time, claim what fits; return the seconds to wait."""
         now = time.monotonic()
         if now >= self._sweep_at:
+            await self._give_back(self._slots.late(now))
             await self._sweep(now)
         pause = self._pause(now)
         if pause > 0:
             return pause
-        room = self._room()
-        lanes = self._lanes.due(now, room + len(self._held))  # those that hold may have their fill
-        wanted = quotas(lanes, room, self._held)
+        room, held = self._slots.room, self._slots.held
+        lanes = self._lanes.due(now, room + len(held))  # those that hold may have their fill
+        wanted = quotas(lanes, room, held)
         self._crowded = not wanted
         if self._crowded:
             return self._until_sweep(now)
@@ -99,7 +102,7 @@ class Deliverer:
 
     def _pause(self, now: float) -> float:
         """Seconds until a claim makes sense; a ring cuts them short, and asks again."""
-        room, due = self._room(), self._lanes.next_due()
+        room, due = self._slots.room, self._lanes.next_due()
         if room <= 0 or due is None:
             return self._until_sweep(now)
         wait = due - now
@@ -109,9 +112,6 @@ class Deliverer:
 
     def _until_sweep(self, now: float) -> float:
         return max(0.001, self._sweep_at - now)
-
-    def _room(self) -> int:
-        return self._settings.concurrency - len(self._tasks)
 
     async def _sweep(self, now: float) -> None:
         lanes = await self._store.sweep(self._sweep_from, SWEEP_LANES)
@@ -135,40 +135,52 @@ class Deliverer:
         await self._begin(claims, since)
 
     async def _begin(self, claims: list[Claim], since: float) -> None:
-        in_time = time.monotonic() - since <= self._settings.start_window
-        refused = []
+        until = since + self._patience
+        in_time = time.monotonic() <= until and not self.bell.stopping
+        usable: list[Claim] = []
+        refused: list[Claim] = []
         for claim in claims:
-            ready = self._recipients.get(claim)
-            if ready is None or not in_time or self.bell.stopping:
-                refused.append(claim)
-            else:
-                self._start(claim, ready)
+            (usable if in_time and self._recipients.get(claim) else refused).append(claim)
+        self._slots.add(usable, until)
+        self._fill()
         await self._give_back(refused)
 
-    def _start(self, claim: Claim, ready: Ready) -> None:
+    def _fill(self) -> None:
+        """Start what waits, as far as there are slots."""
+        if not self.bell.stopping:
+            for claim in self._slots.start():
+                self._start(claim)
+
+    def _start(self, claim: Claim) -> None:
         if claim.took_over:
             logger.warning(
                 "took over a delivery: the worker of attempt %d is gone",
                 claim.attempt - 1,
                 extra={"delivery": claim.delivery_id},
             )
-        self._held[claim.subscription_id] += 1
-        task = asyncio.create_task(self._deliver(claim, ready))
+        task = asyncio.create_task(self._deliver(claim))
         self._tasks[task] = claim
         task.add_done_callback(self._finished)
 
-    async def _deliver(self, claim: Claim, ready: Ready) -> None:
+    async def _deliver(self, claim: Claim) -> None:
+        ready = self._recipients.get(claim)
+        if ready is None:  # it became unusable while this claim waited
+            await self._give_back([claim])
+            return
         judgement = await self._attempter.attempt(claim, ready)
         if judgement.throttle is not None:
-            now = time.monotonic()
-            self._lanes.hold(claim.subscription_id, now + judgement.throttle, now=now)
+            await self._hold(claim.subscription_id, judgement.throttle)
+
+    async def _hold(self, lane: str, seconds: float) -> None:
+        now = time.monotonic()
+        self._lanes.hold(lane, now + seconds, now=now)
+        await self._give_back(self._slots.drop([lane]))
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         claim = self._tasks.pop(task)
-        self._held[claim.subscription_id] -= 1
-        if not self._held[claim.subscription_id]:
-            del self._held[claim.subscription_id]
-        if self._crowded or self._room() in {1, self._much}:
+        self._slots.finished(claim.subscription_id)
+        self._fill()
+        if self._crowded or self._slots.room in {1, self._much}:
             self.bell.ring()
 
     async def _give_back(self, claims: list[Claim], *, cut: bool = False) -> None:
@@ -183,7 +195,8 @@ class Deliverer:
     # The end.
 
     async def drain(self, grace: float) -> None:
-        """Let what is in flight finish within `grace` seconds; cut off the rest."""
+        """Give back what waits, let what is in flight finish within `grace` seconds, cut it off."""
+        await self._give_back(self._slots.drop())
         if self._tasks:
             logger.info("finishing %d requests in flight", len(self._tasks))
             await asyncio.wait(set(self._tasks), timeout=grace)
