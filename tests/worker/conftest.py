@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -135,7 +135,7 @@ def result(claim: Claim, outcome: str = "delivered", **changes: Any) -> Result:
         error=None,
         response_body=None,
     )
-    return replace(made, **changes)
+    return made._replace(**changes)
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ also of what functions and triggers do.
 
 from __future__ import annotations
 
-from dataclasses import astuple, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -75,9 +74,8 @@ def results(connection: psycopg.Connection, *, again: bool) -> dict[str, Any]:
         )
         for n, (id,) in enumerate(found)
     ]  # fmt: skip
-    columns = zip(*map(astuple, made), strict=True)
-    names = [field.name for field in fields(Result)]
-    return {**dict(zip(names, map(list, columns), strict=True)), "again": again}
+    columns = zip(*made, strict=True)
+    return {**dict(zip(Result._fields, map(list, columns), strict=True)), "again": again}
 
 
 def waiting(connection: psycopg.Connection) -> UUID:
