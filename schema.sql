@@ -222,8 +222,30 @@ CREATE TABLE outbox.subscription (
     types        text[]      NOT NULL CONSTRAINT subscription_has_types CHECK (cardinality(types) > 0),
     filter       text        CONSTRAINT subscription_filter_is_jsonpath CHECK (
                      filter IS NULL OR filter::jsonpath IS NOT NULL),                 -- SQL/JSON path over data, kept as it was typed
+    method       text        NOT NULL DEFAULT 'POST' CONSTRAINT subscription_method_known CHECK (
+                     method IN ('POST', 'PUT', 'PATCH')),
+    format       text        NOT NULL DEFAULT 'standard' CONSTRAINT subscription_format_known CHECK (
+                     format IN ('standard', 'cloudevents', 'cloudevents-binary', 'raw', 'casdoor', 'logto')),
+    schemes      text[]      NOT NULL DEFAULT '{standard}' CONSTRAINT subscription_has_schemes CHECK (
+                     cardinality(schemes) > 0),                      -- how its requests are signed; {none}: not at all
     headers      json        NOT NULL DEFAULT '{}',                 -- sent with each request, beside our own
+    user_agent   text,                                              -- NULL: ours
+    timeout      double precision CONSTRAINT subscription_timeout_range CHECK (
+                     timeout BETWEEN 0.1 AND 300),                  -- seconds for one request; NULL: as the worker is set
     schedule     double precision[],                                -- seconds before each attempt; NULL: the default schedule
+    max_age      double precision CONSTRAINT subscription_max_age_range CHECK (
+                     max_age BETWEEN 1 AND 31622400),               -- seconds after which a delivery is dead; NULL: the schedule alone decides
+    -- Limits that hold for the whole fleet. Who sets none of them pays nothing for them.
+    max_in_flight integer    CONSTRAINT subscription_max_in_flight_range CHECK (
+                     max_in_flight BETWEEN 1 AND 10000),            -- requests at once
+    rate         double precision CONSTRAINT subscription_rate_range CHECK (
+                     rate BETWEEN 0.001 AND 100000),                -- requests a second
+    burst        integer     CONSTRAINT subscription_burst_range CHECK (
+                     burst BETWEEN 1 AND 100000 AND (burst IS NULL OR rate IS NOT NULL)),  -- requests at once after a silence; NULL: a tenth of a second's
+    ordered      text        CONSTRAINT subscription_ordered_known CHECK (
+                     ordered IN ('stop', 'skip')),                  -- events of a subject one after the other; behind a dead one: stop or skip it
+    limited      boolean     GENERATED ALWAYS AS (
+                     max_in_flight IS NOT NULL OR rate IS NOT NULL OR ordered IS NOT NULL) STORED,
     state        text        NOT NULL DEFAULT 'active' CONSTRAINT subscription_state_known CHECK (
                      state IN ('active', 'paused', 'disabled', 'removed')),
     state_reason text,                                              -- why it is paused or disabled
@@ -268,6 +290,42 @@ CREATE TABLE outbox.secret (
     expires_at      timestamptz                          -- signs until then, after a rotation; NULL: for good
 );
 CREATE INDEX secret_subscription ON outbox.secret (subscription_id);
+
+-- A row only while nothing succeeds: what decides that a subscription is failing, and
+-- in the end disabled.
+CREATE TABLE outbox.subscription_health (
+    subscription_id uuid        PRIMARY KEY,
+    failing_since   timestamptz NOT NULL DEFAULT now(),  -- the first failure after the last success
+    failures        integer     NOT NULL,                -- attempts that failed since then
+    told_at         timestamptz                          -- when subscription.failing was emitted; NULL: not yet
+);
+
+-- The limits of subscriptions that have any. Whoever claims for one of them, or lets the
+-- next of a subject go, holds the lock of its row: so they are exact across the fleet.
+CREATE TABLE outbox.throttle (
+    subscription_id uuid             PRIMARY KEY,
+    tokens          double precision NOT NULL DEFAULT 0,      -- requests that the rate allowed at filled_at
+    filled_at       timestamptz      NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+
+-- The claims of such subscriptions, which their limits count.
+CREATE TABLE outbox.limited_claim (
+    delivery_id     uuid        PRIMARY KEY,
+    subscription_id uuid        NOT NULL,
+    subject         text,                                -- of an ordered one: whose next may go when this has ended
+    attempt         smallint    NOT NULL,                -- with it the fence, as in delivery_queue
+    lease_until     timestamptz NOT NULL                 -- counted until then, should its worker be gone
+);
+CREATE INDEX limited_claim_subscription ON outbox.limited_claim (subscription_id);
+
+-- Subjects that stand still because a delivery of an ordered subscription is dead.
+CREATE TABLE outbox.blocked_subject (
+    subscription_id uuid        NOT NULL,
+    subject         text        NOT NULL,
+    delivery_id     uuid        NOT NULL,                -- the dead one
+    blocked_at      timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (subscription_id, subject)
+);
 
 
 -- Matching ---------------------------------------------------------------------------
@@ -322,7 +380,9 @@ CREATE TABLE outbox.delivery_queue (
     delivery_id     uuid        PRIMARY KEY,
     subscription_id uuid        NOT NULL,               -- its lane
     event_id        uuid        NOT NULL,
-    due_at          timestamptz NOT NULL,               -- when the next attempt may start, by the clock of the database
+    subject         text,                               -- of the event, if the subscription is ordered; else NULL
+    due_at          timestamptz NOT NULL,               -- when the next attempt may start, by the clock of the database;
+                                                        -- infinity: after those before it of its subject
     lease_until     timestamptz,                        -- claimed until then; a claim whose lease ran out is free again
     lease_owner     integer,                            -- the life of the process that claimed it (worker.id)
     attempt         smallint    NOT NULL DEFAULT 0,     -- the number of the last attempt; with lease_owner the fence
@@ -337,6 +397,13 @@ CREATE TABLE outbox.delivery_queue (
 
 -- The lanes: each subscription's open deliveries in the order in which they fall due.
 CREATE INDEX delivery_queue_lane ON outbox.delivery_queue (subscription_id, due_at, delivery_id);
+
+-- Of a subject of an ordered subscription one delivery may be sent at a time, its head;
+-- the others wait in the order of their events.
+CREATE UNIQUE INDEX delivery_queue_head ON outbox.delivery_queue (subscription_id, subject)
+    WHERE subject IS NOT NULL AND due_at < 'infinity';
+CREATE INDEX delivery_queue_order ON outbox.delivery_queue (subscription_id, subject, event_id)
+    WHERE subject IS NOT NULL;
 
 
 -- What became of it ------------------------------------------------------------------
@@ -354,6 +421,11 @@ CREATE TABLE outbox.attempt (
     revision      integer,                              -- of the subscription, as it was used
     started_at    timestamptz,
     duration_ms   integer,                              -- milliseconds from the start to the last byte read
+    dns_ms        integer,                              -- of them to resolve the name; each phase is NULL if there was none
+    connect_ms    integer,
+    tls_ms        integer,
+    first_byte_ms integer,                              -- from the connection to the first byte of the answer
+    body_ms       integer,
     status        smallint,                             -- of the HTTP response; NULL: none came
     error_class   text,                                 -- dns connect tls timeout reset protocol blocked truncated internal
     error         text,                                 -- why it is not delivered, in a sentence
@@ -464,4 +536,4 @@ $$;
 
 SELECT outbox.make_partitions();
 
-INSERT INTO outbox.schema_version (version) VALUES (1);
+INSERT INTO outbox.schema_version (version) VALUES (2);

@@ -10,6 +10,7 @@ from outbox import InvalidInput, subscriptions
 from outbox.deliveries import count_open
 from outbox.event_types import parse_patterns
 from outbox.headers import parse_headers
+from outbox.limits import parse_rate
 from outbox.schedule import format_schedule, parse_schedule
 
 from . import output
@@ -56,12 +57,33 @@ def commands() -> None:
 @click.option(
     "--schedule", metavar="LIST", help="The delay before each attempt, such as '0s, 5s, 5m, 2h'."
 )
+@click.option("--max-age", type=float, metavar="SECONDS", help="Give a delivery up after so long.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="For one request in all.")
+@click.option("--method", default="POST", metavar="NAME", help="POST, PUT or PATCH.")
+@click.option("--format", default="standard", metavar="NAME", help="How the body is made.")
+@click.option(
+    "--scheme",
+    "schemes",
+    multiple=True,
+    default=("standard",),
+    metavar="NAME",
+    help="How requests are signed. Repeatable.",
+)
+@click.option("--user-agent", metavar="TEXT", help="Sent instead of ours.")
+@click.option("--max-in-flight", type=int, metavar="N", help="So many requests at once, by all.")
+@click.option("--rate", metavar="N/s", help="So many requests a second, by all workers together.")
+@click.option("--burst", type=int, metavar="N", help="So many at once after a silence.")
+@click.option(
+    "--ordered",
+    metavar="stop|skip",
+    help="One event of a subject after the other; behind a dead one stop, or skip it.",
+)
 @click.option("--secret-stdin", is_flag=True, help="Read the whsec_ secret from stdin.")
 @json_option
 @database_option()
 def add(
-    types: str, headers: tuple[str, ...], schedule: str | None, secret_stdin: bool, as_json: bool,
-    **wanted: Any,
+    types: str, headers: tuple[str, ...], schedule: str | None, rate: str | None,
+    secret_stdin: bool, as_json: bool, **wanted: Any,
 ) -> None:  # fmt: skip
     """Send matching events to URL, signed with a secret.
 
@@ -77,6 +99,7 @@ def add(
         "types": parse_patterns(types),
         "headers": parse_headers(headers),
         "schedule": None if schedule is None else parse_schedule(schedule),
+        "rate": None if rate is None else parse_rate(rate),
         "secret_text": _read_secret() if secret_stdin else None,
     }
     with transaction() as connection:

@@ -59,6 +59,11 @@ class Attempt:
     revision: int | None
     started_at: datetime | None
     duration_ms: int | None
+    dns_ms: int | None
+    connect_ms: int | None
+    tls_ms: int | None
+    first_byte_ms: int | None
+    body_ms: int | None
     status: int | None
     error_class: str | None
     error: str | None

@@ -56,6 +56,13 @@ def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return dict(headers)
 
 
+def check_user_agent(value: str) -> str:
+    """Return `value` if it may be sent as user-agent; raises InvalidInput."""
+    if not isinstance(value, str) or len(value) > 255 or not _VALUE.fullmatch(value):
+        raise InvalidInput("user-agent", "must be printable ASCII, 1 to 255 characters")
+    return value
+
+
 def _check_header(name: str, value: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidInput("header", f"{name!r} is not a header name")

@@ -33,7 +33,8 @@ from .addresses import check_url
 from .encoding import check_text
 from .errors import InvalidInput, NotFound, WrongState
 from .event_types import check_pattern
-from .headers import check_headers
+from .headers import check_headers, check_user_agent
+from .limits import check_limits
 from .schedule import check_schedule
 from .signing import new_secret, secret_key
 from .tables import (
@@ -44,6 +45,7 @@ from .tables import (
     subscription,
     subscription_change,
     subscription_type,
+    throttle,
 )
 
 if TYPE_CHECKING:
@@ -66,15 +68,25 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A row of `outbox.subscription`. `schedule` is in seconds; None is the default one."""
+    """A row of `outbox.subscription`: the arguments of `add`, and its state."""
 
     id: UUID
     tenant: str | None
     url: str
     types: tuple[str, ...]
     filter: str | None
+    method: str
+    format: str
+    schemes: tuple[str, ...]
     headers: Mapping[str, str]
+    user_agent: str | None
+    timeout: float | None
     schedule: tuple[float, ...] | None
+    max_age: float | None
+    max_in_flight: int | None
+    rate: float | None
+    burst: int | None
+    ordered: str | None
     state: str
     state_reason: str | None
     revision: int
@@ -90,24 +102,44 @@ def add(
     by: Author,
     tenant: str | None = None,
     filter: str | None = None,
+    method: str = "POST",
+    format: str = "standard",
+    schemes: Sequence[str] = ("standard",),
     headers: Mapping[str, str] | None = None,
+    user_agent: str | None = None,
+    timeout: float | None = None,
     schedule: Sequence[float] | None = None,
+    max_age: float | None = None,
+    max_in_flight: int | None = None,
+    rate: float | None = None,
+    burst: int | None = None,
+    ordered: str | None = None,
     secret_text: str | None = None,
 ) -> tuple[Subscription, str]:
     """Add a subscription and return it with its secret, which is not shown again.
 
     Without `tenant` it gets the events of every tenant. `filter` is an SQL/JSON path over
-    the data. `schedule` is the seconds before each attempt. Without `secret_text` a new
-    `whsec_` secret is made. Raises InvalidInput.
+    the data. `schedule` is the seconds before each attempt, `timeout` those that one may
+    take, `max_age` those after which a delivery is dead. Without `secret_text` a new
+    `whsec_` secret is made.
+
+    The limits hold for all workers together: `max_in_flight` requests at once, `rate` a
+    second with `burst` at once after a silence, `ordered` ("stop" or "skip" what is dead)
+    for one event of a subject after the other. Raises InvalidInput.
     """
     patterns = _check_types(types)
     values: dict[str, Any] = {
         "tenant": None if tenant is None else check_text("tenant", tenant, 255),
         "url": check_url(url),
         "types": patterns,
+        "format": format,
+        "schemes": list(schemes),
         "headers": json.dumps(check_headers(headers or {})),
+        "user_agent": None if user_agent is None else check_user_agent(user_agent),
         "schedule": None if schedule is None else list(check_schedule(schedule)),
     }
+    limits = {"max_in_flight": max_in_flight, "rate": rate, "burst": burst, "ordered": ordered}
+    values |= check_limits(method=method, timeout=timeout, max_age=max_age, **limits)
     secret_text = secret_text or new_secret(secrets.token_bytes(32))
     secret_key(secret_text)
     values["filter"] = None if filter is None else _check_filter(connection, filter)
@@ -116,6 +148,8 @@ def add(
     rows = [{"pattern": p, "tenant": tenant or "", "subscription_id": id} for p in patterns]
     connection.execute(insert(subscription_type), rows)
     connection.execute(insert(secret), {"subscription_id": id, "sealed": secret_text})
+    if any(limit is not None for limit in limits.values()):
+        connection.execute(insert(throttle), {"subscription_id": id})
     return _record_change(connection, show(connection, id), "added", by), secret_text
 
 
@@ -280,6 +314,7 @@ def _told(error: DBAPIError) -> tuple[str | None, str]:
 def _from_row(row: RowMapping) -> Subscription:
     values: dict[str, Any] = dict(row)
     values["types"] = tuple(values["types"])
+    values["schemes"] = tuple(values["schemes"])
     values["headers"] = json.loads(values["headers"])
     values["schedule"] = None if values["schedule"] is None else tuple(values["schedule"])
     return Subscription(**values)

@@ -94,13 +94,34 @@ subscription = Table(
     Column("url", Text),
     Column("types", ARRAY(Text)),
     Column("filter", Text),
+    Column("method", Text),
+    Column("format", Text),
+    Column("schemes", ARRAY(Text)),
     Column("headers", JsonText),
+    Column("user_agent", Text),
+    Column("timeout", Double),
     Column("schedule", ARRAY(Double)),
+    Column("max_age", Double),
+    Column("max_in_flight", Integer),
+    Column("rate", Double),
+    Column("burst", Integer),
+    Column("ordered", Text),
     Column("state", Text),
     Column("state_reason", Text),
     Column("revision", Integer),
     Column("created_at", Moment),
     Column("changed_at", Moment),
+)
+
+throttle = Table("throttle", metadata, Column("subscription_id", Uuid))
+
+blocked_subject = Table(
+    "blocked_subject",
+    metadata,
+    Column("subscription_id", Uuid),
+    Column("subject", Text),
+    Column("delivery_id", Uuid),
+    Column("blocked_at", Moment),
 )
 
 subscription_type = Table(
@@ -149,6 +170,7 @@ delivery_queue = Table(
     Column("delivery_id", Uuid),
     Column("subscription_id", Uuid),
     Column("event_id", Uuid),
+    Column("subject", Text),
     Column("due_at", Moment),
     Column("lease_until", Moment),
     Column("lease_owner", Integer),
@@ -166,6 +188,11 @@ attempt = Table(
     Column("revision", Integer),
     Column("started_at", Moment),
     Column("duration_ms", Integer),
+    Column("dns_ms", Integer),
+    Column("connect_ms", Integer),
+    Column("tls_ms", Integer),
+    Column("first_byte_ms", Integer),
+    Column("body_ms", Integer),
     Column("status", SmallInteger),
     Column("error_class", Text),
     Column("error", Text),

@@ -70,6 +70,7 @@ class Attempter:
                 error_class=reply.error_class,
                 error=judgement.reason,
                 response_body=reply.body or None,
+                limited=claim.limited,
             ),
             disable=judgement.disable,
         )

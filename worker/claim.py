@@ -30,9 +30,13 @@ class Claim(NamedTuple):  # one is made for each delivery: a frozen dataclass ta
     revision: int
     took_over: bool
     type: str
+    tenant: str | None
+    subject: str | None
+    source: str | None
     data: str
     occurred_at: datetime
     traceparent: str | None
+    limited: bool = False  # its claim counts against a limit of its subscription
 
 
 @dataclass(slots=True)

@@ -61,8 +61,14 @@ class Recipient:
     subscription_id: str
     revision: int
     url: str
+    method: str
+    format: str
+    schemes: tuple[str, ...]
     headers: dict[str, str]
+    user_agent: str | None
+    timeout: float | None
     schedule: tuple[float, ...] | None
+    max_age: float | None
     secrets: list[tuple[str, float | None]]
 
 
@@ -85,6 +91,12 @@ class Result(NamedTuple):
     error_class: str | None
     error: str | None
     response_body: bytes | None
+    dns_ms: int | None = None
+    connect_ms: int | None = None
+    tls_ms: int | None = None
+    first_byte_ms: int | None = None
+    body_ms: int | None = None
+    limited: bool = False  # its claim counts against a limit of its subscription
 
 
 class Recorded(NamedTuple):
@@ -197,8 +209,14 @@ class Store:
                 row.subscription_id,
                 row.revision,
                 row.url,
+                row.method,
+                row.format,
+                tuple(row.schemes),
                 json.loads(row.headers),
+                row.user_agent,
+                row.timeout,
                 None if row.schedule is None else tuple(row.schedule),
+                row.max_age,
                 list(zip(row.secrets, row.expirations, strict=True)),
             )
             for row in rows

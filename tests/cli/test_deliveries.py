@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from .conftest import Cli
 
+NO_PHASES = dict.fromkeys(("dns_ms", "connect_ms", "tls_ms", "first_byte_ms", "body_ms"))
+
 NOW = datetime(2026, 1, 31, 9, 0, tzinfo=UTC)
 REFUSED: dict[str, Any] = {
     "worker_id": 7, "revision": 1, "started_at": NOW, "duration_ms": 12, "status": 503,
@@ -24,6 +26,7 @@ REFUSED: dict[str, Any] = {
 }  # fmt: skip
 ACCEPTED: dict[str, Any] = {
     "worker_id": 7, "revision": 1, "started_at": NOW + timedelta(seconds=5), "duration_ms": 8,
+    **NO_PHASES,
     "status": 200, "recorded_at": NOW,
 }  # fmt: skip
 
@@ -111,6 +114,7 @@ def test_show_for_a_program(cli: Cli, delivered: UUID, event: UUID, subscription
                 "revision": 1,
                 "started_at": "2026-01-31T09:00:00Z",
                 "duration_ms": 12,
+                **NO_PHASES,
                 "status": 503,
                 "error_class": None,
                 "error": "the receiver answered 503",
@@ -126,6 +130,7 @@ def test_show_for_a_program(cli: Cli, delivered: UUID, event: UUID, subscription
                 "revision": 1,
                 "started_at": "2026-01-31T09:00:05Z",
                 "duration_ms": 8,
+                **NO_PHASES,
                 "status": 200,
                 "error_class": None,
                 "error": None,

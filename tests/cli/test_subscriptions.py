@@ -35,6 +35,8 @@ def test_add_prints_everything_and_the_secret_once(cli: Cli) -> None:
     added = cli.json(
         "subscriptions", "add", URL, "--types", "invoice.*, user.created", "--tenant", "acme",
         "--filter", "$.amount > 100", "--header", "X-Team: billing", "--schedule", "0s,5s,5m",
+        "--method", "PUT", "--timeout", "3", "--max-age", "3600", "--user-agent", "acme/1",
+        "--max-in-flight", "5", "--rate", "90/m", "--burst", "2", "--ordered", "skip",
     )  # fmt: skip
     secret = added.pop("secret")
 
@@ -47,8 +49,18 @@ def test_add_prints_everything_and_the_secret_once(cli: Cli) -> None:
         "url": URL,
         "types": ["invoice.*", "user.created"],
         "filter": "$.amount > 100",
+        "method": "PUT",
+        "format": "standard",
+        "schemes": ["standard"],
         "headers": {"X-Team": "billing"},
+        "user_agent": "acme/1",
+        "timeout": 3.0,
         "schedule": [0.0, 5.0, 300.0],
+        "max_age": 3600.0,
+        "max_in_flight": 5,
+        "rate": 1.5,
+        "burst": 2,
+        "ordered": "skip",
         "state": "active",
         "state_reason": None,
         "revision": 1,

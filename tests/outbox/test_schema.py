@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from sqlalchemy import Connection, Table, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 import outbox
-from outbox import Event, SchemaMismatch, schema
+from outbox import Event, SchemaMismatch, schema, subscriptions
 from outbox.schema import VERSION
 from outbox.tables import metadata
 from tests.factories import event, rows, subscribe, value
@@ -342,7 +343,7 @@ def test_upgrade(cloned_db: Database) -> None:
     with cloned_db.engine.connect() as connection:
         assert value(connection, "SELECT note FROM outbox.subscription") == "checked 100 %s"
         assert rows(connection, "SELECT version FROM outbox.schema_version ORDER BY 1") == [
-            (version,) for version in range(1, VERSION + 3)
+            (version,) for version in range(VERSION, VERSION + 3)
         ]
         assert schema.apply(connection, to=VERSION + 2, steps=STEPS) == VERSION + 2
 
@@ -358,6 +359,57 @@ def test_upgrade_that_fails(cloned_db: Database) -> None:
         assert schema.found_version(connection) == VERSION
         assert rows(connection, COLUMNS, name="subscription", column="note") == []
 
+
+@pytest.mark.clone
+def test_upgrade_from_version_1(cloned_db: Database) -> None:
+    """A database of version 1 becomes, by upgrades, what schema.sql installs; data stays."""
+    new = catalog(cloned_db)
+    drop(cloned_db)
+    old = Path(__file__).with_name("schema_of_version_1.sql").read_text()
+    with cloned_db.engine.begin() as connection:
+        connection.exec_driver_sql(old, execution_options={"no_parameters": True})
+        connection.execute(
+            text("""
+            INSERT INTO outbox.subscription (url, types) VALUES ('https://example.com/', '{*}')
+        """)
+        )
+        assert schema.apply(connection) == 1
+        assert subscriptions.list_subscriptions(connection)[0].schemes == ("standard",)
+
+    assert catalog(cloned_db) == new
+
+
+def catalog(database: Database) -> dict[str, set[tuple[Any, ...]]]:
+    """All that the schema is made of, by name: the order of columns does not matter."""
+    with database.engine.connect() as connection:
+        return {name: set(rows(connection, query)) for name, query in CATALOG.items()}
+
+
+CATALOG = {
+    "columns": """
+        SELECT table_name::text, column_name::text, data_type::text, is_nullable::text,
+            column_default::text, generation_expression::text
+        FROM information_schema.columns WHERE table_schema = 'outbox'
+    """,
+    "constraints": """
+        SELECT conrelid::regclass::text, conname::text, pg_get_constraintdef(oid)
+        FROM pg_constraint WHERE connamespace = 'outbox'::regnamespace
+    """,
+    "indexes": "SELECT indexdef FROM pg_indexes WHERE schemaname = 'outbox'",
+    "functions": """
+        SELECT proname::text, pg_get_functiondef(oid)
+        FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace
+    """,
+    "triggers": """
+        SELECT tgrelid::regclass::text, pg_get_triggerdef(t.oid)
+        FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+        WHERE c.relnamespace = 'outbox'::regnamespace AND NOT tgisinternal
+    """,
+    "settings": """
+        SELECT relname::text, reloptions::text FROM pg_class
+        WHERE relnamespace = 'outbox'::regnamespace
+    """,
+}
 
 COLUMNS = """
 SELECT column_name FROM information_schema.columns
@@ -387,6 +439,7 @@ KINDS = {
     "SmallInteger": "smallint",
     "LargeBinary": "bytea",
     "ARRAY": "ARRAY",
+    "Double": "double precision",
 }
 
 

@@ -15,7 +15,7 @@ from outbox.worker.slots import AHEAD, Slots
 def claims(lane: str, count: int) -> list[Claim]:
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     return [
-        Claim(f"{lane}{n}", lane, "e", 1, 0, 1, False, "t", "{}", moment, None)
+        Claim(f"{lane}{n}", lane, "e", 1, 0, 1, False, "t", None, None, None, "{}", moment, None)
         for n in range(count)
     ]
 

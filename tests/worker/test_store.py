@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from outbox import subscriptions
+from outbox.schema import VERSION
 from outbox.worker.claim import Claim
 from outbox.worker.fanout import FanOut
 from outbox.worker.store import Lane, Recipient, Store, query
@@ -251,7 +252,10 @@ def test_an_outage_sets_nothing_aside(fleet: Fleet) -> None:
 def test_claim(fleet: Fleet) -> None:
     """A claim brings all that a request needs, and counts its attempt."""
     lane = add(fleet)
-    (id,) = fleet.emit(type="a.b", data={"x": "é"}, context={"traceparent": "00-1-2-01"})
+    (id,) = fleet.emit(
+        type="a.b", data={"x": "é"}, tenant="acme", subject="user/7", source="billing",
+        context={"traceparent": "00-1-2-01"},
+    )  # fmt: skip
     fleet.fan_out()
     (claim,) = fleet.claim(fleet.a, lane)
     delivery = fleet.value("SELECT id FROM outbox.delivery")
@@ -260,7 +264,8 @@ def test_claim(fleet: Fleet) -> None:
     assert claim == Claim(
         delivery_id=str(delivery), subscription_id=str(lane), event_id=str(id), attempt=1,
         failures=0, revision=1, took_over=False, type="a.b", data='{"x":"é"}',
-        occurred_at=occurred_at, traceparent="00-1-2-01",
+        tenant="acme", subject="user/7", source="billing", traceparent="00-1-2-01",
+        occurred_at=occurred_at,
     )  # fmt: skip
     assert fleet.queue() == [(1, 0, True)]
     assert fleet.claim(fleet.b, lane) == []
@@ -685,7 +690,8 @@ def test_recipients(fleet: Fleet) -> None:
 
     assert fleet.run(fleet.a.recipients([str(id), NO_LANE])) == [
         Recipient(
-            str(id), 1, "http://127.0.0.1:9/", {"A": "1"}, (0.0, 1.5),
+            str(id), 1, "http://127.0.0.1:9/", "POST", "standard", ("standard",), {"A": "1"}, None,
+            None, (0.0, 1.5), None,
             [("newest", None), (generated, None), ("expiring", 4102444800.0)],
         )
     ]  # fmt: skip
@@ -709,7 +715,7 @@ def test_cancel_removed(fleet: Fleet) -> None:
 def test_a_life(fleet: Fleet) -> None:
     """Each start is a life of its own, that is seen until it ends."""
     assert fleet.a.owner != fleet.b.owner
-    assert fleet.run(fleet.a.heartbeat()) == 1
+    assert fleet.run(fleet.a.heartbeat()) == VERSION
     fleet.run(fleet.a.unregister())
 
     query = "SELECT host, stopped_at IS NULL, seen_at >= started_at FROM outbox.worker ORDER BY id"

@@ -1,4 +1,5 @@
--- Claims due deliveries: of each given lane at most its quota. A row whose lease ran out
+-- Claims due deliveries: of each given lane at most its quota. Lanes that have limits are
+-- for claim_limited. A row whose lease ran out
 -- is claimed like any other; its former owner's attempt is recorded as lost, here, in the
 -- same transaction. Committed before the first byte of a request leaves.
 WITH lane AS (
@@ -6,7 +7,7 @@ WITH lane AS (
 ), taken AS MATERIALIZED (
     SELECT q.delivery_id, q.lease_owner, q.attempt, s.revision
     FROM lane l
-    JOIN outbox.subscription s ON s.id = l.subscription_id AND s.state = 'active'
+    JOIN outbox.subscription s ON s.id = l.subscription_id AND s.state = 'active' AND NOT s.limited
     CROSS JOIN LATERAL (
         SELECT q.delivery_id, q.lease_owner, q.attempt
         FROM outbox.delivery_queue q
@@ -31,8 +32,8 @@ WITH lane AS (
         t.lease_owner IS NOT NULL AS took_over
 )
 SELECT c.delivery_id::text, c.subscription_id::text, c.event_id::text, c.attempt, c.failures,
-    c.revision, c.took_over, e.type, e.data::text AS data, e.occurred_at,
-    e.context ->> 'traceparent' AS traceparent
+    c.revision, c.took_over, e.type, e.tenant, e.subject, e.source, e.data::text AS data,
+    e.occurred_at, e.context ->> 'traceparent' AS traceparent
 FROM claimed c CROSS JOIN LATERAL (
     SELECT * FROM outbox.event e WHERE e.id = c.event_id LIMIT 1
 ) e

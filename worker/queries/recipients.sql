@@ -1,4 +1,5 @@
-SELECT s.id::text AS subscription_id, s.revision, s.url, s.headers::text AS headers, s.schedule,
+SELECT s.id::text AS subscription_id, s.revision, s.url, s.method, s.format, s.schemes,
+    s.headers::text AS headers, s.user_agent, s.timeout, s.schedule, s.max_age,
     coalesce(array_agg(k.sealed ORDER BY k.created_at DESC, k.id DESC)
         FILTER (WHERE k.id IS NOT NULL), '{}') AS secrets,
     coalesce(array_agg(extract(epoch FROM k.expires_at)::float8 ORDER BY k.created_at DESC, k.id DESC)

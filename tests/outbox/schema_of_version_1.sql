@@ -1,0 +1,467 @@
+-- The outbox of an application, in its own PostgreSQL (15 or newer).
+--
+-- Facts are tables that are only ever inserted into: event, event_key, delivery,
+-- attempt, subscription_change. What is still to do stands in two small queues,
+-- event_queue and delivery_queue. Nothing else is mutable but the subscriptions,
+-- whose every change is a fact too. So the story of each event can be told from the
+-- facts alone, and the queues stay as small as the work that is open.
+--
+--   host ──INSERT──▶ event ──trigger──▶ event_queue
+--                                            │ fan-out: one statement
+--                                            ▼
+--                               delivery, delivery_queue
+--                                            │ claim, send, record
+--                                            ▼
+--                                         attempt
+--
+-- `outbox schema apply` runs this file in one transaction. Upgrades of an older
+-- schema are the files of outbox/upgrades/; both ways lead to the same schema.
+
+CREATE SCHEMA outbox;
+COMMENT ON SCHEMA outbox IS 'Transactional outbox for webhooks: facts, two queues, subscriptions';
+
+
+-- Versions ---------------------------------------------------------------------------
+
+CREATE TABLE outbox.schema_version (
+    version      integer PRIMARY KEY,                    -- programs start only on the version they know
+    installed_at timestamptz NOT NULL DEFAULT now()      -- one row an upgrade: the history of this schema
+);
+
+
+-- Ids --------------------------------------------------------------------------------
+-- UUIDv7 (RFC 9562): 48 bits of milliseconds, 12 bits of the millisecond's fraction,
+-- 62 random bits. They grow with time, so a range of ids is a range of time: the big
+-- tables are partitioned by id and still have plain primary keys.
+
+DO $$
+BEGIN
+    IF current_setting('server_version_num')::int >= 180000 THEN
+        CREATE FUNCTION outbox.uuid7() RETURNS uuid
+            LANGUAGE sql VOLATILE PARALLEL SAFE
+            RETURN uuidv7();
+    ELSE
+        -- One reading of the clock: milliseconds and fraction are the 15 hex digits of
+        -- (microseconds × 4.096); the version goes between, the variant comes with the
+        -- second half of a random UUIDv4. One expression, so the planner inlines it.
+        CREATE FUNCTION outbox.uuid7() RETURNS uuid
+            LANGUAGE sql VOLATILE PARALLEL SAFE
+            RETURN (overlay(
+                lpad(to_hex(floor(extract(epoch FROM clock_timestamp()) * 4096000)::bigint), 15, '0')
+                PLACING '7' FROM 13 FOR 0
+            ) || substring(gen_random_uuid()::text FROM 20))::uuid;
+    END IF;
+END
+$$;
+
+-- The smallest id of a moment: `id >= outbox.uuid7_floor('2026-01-31')`.
+CREATE FUNCTION outbox.uuid7_floor(moment timestamptz) RETURNS uuid
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN rpad(
+        lpad(to_hex(floor(extract(epoch FROM moment) * 1000)::bigint), 12, '0'), 32, '0'
+    )::uuid;
+
+
+-- What happened ----------------------------------------------------------------------
+
+-- The outbox. A host inserts here, in its own transaction, and needs nothing else:
+--   INSERT INTO outbox.event (type, data) VALUES ('invoice.paid', '{"id": 1}')
+CREATE TABLE outbox.event (
+    id          uuid        NOT NULL DEFAULT outbox.uuid7(),          -- the webhook-id of every request about it
+    type        text        NOT NULL CONSTRAINT event_type_grammar CHECK (
+                    length(type) <= 128 AND type ~ '^[A-Za-z0-9_-]+([./:][A-Za-z0-9_-]+)*$'),
+    tenant      text        CONSTRAINT event_tenant_not_empty CHECK (tenant <> ''),  -- whose event it is, in a host with tenants
+    subject     text,                                                 -- the thing it is about, such as user/42
+    source      text,                                                 -- the part of the host that it comes from
+    data        json        NOT NULL CONSTRAINT event_data_is_jsonb CHECK (
+                    data::jsonb IS NOT NULL),                         -- json: the exact text is kept, signed and sent;
+                                                                      -- the check keeps out what no filter could read (NUL, lone surrogates)
+    context     json        CONSTRAINT event_context_is_jsonb CHECK (
+                    context IS NULL OR context::jsonb IS NOT NULL),   -- about the emitting request: traceparent, actor
+    occurred_at timestamptz NOT NULL DEFAULT clock_timestamp()
+                    CONSTRAINT event_occurred_at_has_a_date CHECK (
+                    occurred_at >= '0001-01-02Z' AND occurred_at < '9999-12-31Z'),  -- when it happened, as receivers are told
+    due_at      timestamptz CONSTRAINT event_due_at_has_a_date CHECK (
+                    due_at >= '0001-01-02Z' AND due_at < '9999-12-31Z'),  -- not to be delivered before; NULL: at once
+    PRIMARY KEY (id)
+) PARTITION BY RANGE (id);
+
+CREATE TABLE outbox.event_default PARTITION OF outbox.event DEFAULT;  -- catches what has no partition yet; nothing is lost
+
+-- Makes emit idempotent: a key stands for one event of its tenant, for ever.
+CREATE TABLE outbox.event_key (
+    tenant   text  NOT NULL DEFAULT '',  -- '' for events without a tenant: keys of tenants never meet
+    key      text  NOT NULL,
+    event_id uuid  NOT NULL,
+    digest   bytea NOT NULL,             -- SHA-256 of type, subject and data: the same key with other content is refused
+    PRIMARY KEY (tenant, key)
+);
+
+-- Events not yet fanned out. Filled by a trigger, emptied by the fan-out.
+CREATE TABLE outbox.event_queue (
+    due_at   timestamptz NOT NULL,       -- first in the key, so that fan-out reads the index from its left end;
+                                         -- infinity: set aside, because its fan-out failed
+    event_id uuid        NOT NULL,
+    error    text,                       -- why it was set aside
+    PRIMARY KEY (due_at, event_id),
+    CONSTRAINT event_queue_set_aside CHECK ((error IS NOT NULL) = (due_at = 'infinity'))
+) WITH (
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+-- SECURITY DEFINER with its own search_path, so that a host needs INSERT on event and
+-- nothing else. For each statement, not each row: a batch costs one insert more.
+CREATE FUNCTION outbox.queue_events() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO outbox.event_queue (due_at, event_id)
+    SELECT coalesce(e.due_at, clock_timestamp()), e.id FROM inserted e;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER queue_events AFTER INSERT ON outbox.event
+    REFERENCING NEW TABLE AS inserted
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.queue_events();
+
+
+-- What a key stands for: the same whatever the order of members or the spacing of data.
+CREATE FUNCTION outbox.digest(event json) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN sha256(convert_to(
+        jsonb_build_array(event -> 'type', event -> 'subject', event -> 'data')::text, 'UTF8'));
+
+-- Writes a batch of events and returns their ids in its order, in one statement that any
+-- language can run:
+--   SELECT id FROM outbox.emit('[{"type": "invoice.paid", "data": {"id": 1}, "key": "pay-1"}]')
+-- The members are the columns of event, and key. A key that was used before gives the id
+-- of the first event. Where an event differs from the one its key stands for, nothing of
+-- the batch is written. Runs with the caller's privileges: INSERT on event, and for keys
+-- SELECT and INSERT on event_key.
+CREATE FUNCTION outbox.emit(events json) RETURNS TABLE (id uuid, differs boolean)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids     uuid[]  := ARRAY(SELECT outbox.uuid7() FROM json_array_elements(events));
+    keyed   boolean := EXISTS (SELECT FROM json_array_elements(events) v WHERE v ->> 'key' IS NOT NULL);
+    digests bytea[];
+    fresh   uuid[];
+    differ  boolean[];
+BEGIN
+    IF keyed THEN
+        digests := ARRAY(SELECT outbox.digest(v) FROM json_array_elements(events) v);
+        differ := ARRAY(
+            SELECT coalesce(
+                digests[n] <> coalesce(k.digest, first_value(digests[n]) OVER same_key), false)
+            FROM json_array_elements(events) WITH ORDINALITY AS i (v, n)
+            LEFT JOIN outbox.event_key k
+                ON k.tenant = coalesce(v ->> 'tenant', '') AND k.key = v ->> 'key'
+            WINDOW same_key AS (
+                PARTITION BY v ->> 'tenant', coalesce(v ->> 'key', n::text), v ->> 'key' IS NULL
+                ORDER BY n)
+            ORDER BY n);
+        IF true = ANY (differ) THEN
+            RETURN QUERY
+            SELECT coalesce(k.event_id, ids[n]), differ[n]
+            FROM json_array_elements(events) WITH ORDINALITY AS i (v, n)
+            LEFT JOIN outbox.event_key k
+                ON k.tenant = coalesce(v ->> 'tenant', '') AND k.key = v ->> 'key'
+            ORDER BY n;
+            RETURN;
+        END IF;
+        -- In the order of the keys, so that two batches never wait for each other in a circle.
+        WITH inserted AS (
+            INSERT INTO outbox.event_key (tenant, key, event_id, digest)
+            SELECT DISTINCT ON (1, 2) coalesce(v ->> 'tenant', ''), v ->> 'key', ids[n], digests[n]
+            FROM json_array_elements(events) WITH ORDINALITY AS i (v, n)
+            WHERE v ->> 'key' IS NOT NULL
+            ORDER BY 1, 2, n
+            ON CONFLICT DO NOTHING
+            RETURNING event_id
+        )
+        SELECT array_agg(event_id) INTO fresh FROM inserted;
+    END IF;
+
+    INSERT INTO outbox.event (id, type, tenant, subject, source, data, context, occurred_at, due_at)
+    SELECT ids[n], v ->> 'type', v ->> 'tenant', v ->> 'subject', v ->> 'source', v -> 'data',
+        v -> 'context', coalesce((v ->> 'occurred_at')::timestamptz, clock_timestamp()),
+        (v ->> 'due_at')::timestamptz
+    FROM json_array_elements(events) WITH ORDINALITY AS i (v, n)
+    WHERE v ->> 'key' IS NULL OR ids[n] = ANY (fresh)
+    ORDER BY n;
+
+    IF NOT keyed THEN
+        RETURN QUERY SELECT u, false FROM unnest(ids) u;
+        RETURN;
+    END IF;
+    FOR id, differs IN
+        SELECT coalesce(k.event_id, ids[n]), coalesce(k.digest <> digests[n], false)
+        FROM json_array_elements(events) WITH ORDINALITY AS i (v, n)
+        LEFT JOIN outbox.event_key k
+            ON k.tenant = coalesce(v ->> 'tenant', '') AND k.key = v ->> 'key'
+        ORDER BY n
+    LOOP
+        -- Another transaction took the key since the look above: a batch is undone as a whole.
+        IF differs AND cardinality(ids) > 1 THEN
+            RAISE EXCEPTION 'outbox.emit: a key already belongs to event %, whose content differs', id
+                USING ERRCODE = 'unique_violation';
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+
+-- Who wants to know ------------------------------------------------------------------
+
+-- A subscription as it is now. Every change is a row of subscription_change as well.
+CREATE TABLE outbox.subscription (
+    id           uuid        PRIMARY KEY DEFAULT outbox.uuid7(),
+    tenant       text        CONSTRAINT subscription_tenant_not_empty CHECK (tenant <> ''),  -- NULL: events of every tenant
+    url          text        NOT NULL,
+    types        text[]      NOT NULL CONSTRAINT subscription_has_types CHECK (cardinality(types) > 0),
+    filter       text        CONSTRAINT subscription_filter_is_jsonpath CHECK (
+                     filter IS NULL OR filter::jsonpath IS NOT NULL),                 -- SQL/JSON path over data, kept as it was typed
+    headers      json        NOT NULL DEFAULT '{}',                 -- sent with each request, beside our own
+    schedule     double precision[],                                -- seconds before each attempt; NULL: the default schedule
+    state        text        NOT NULL DEFAULT 'active' CONSTRAINT subscription_state_known CHECK (
+                     state IN ('active', 'paused', 'disabled', 'removed')),
+    state_reason text,                                              -- why it is paused or disabled
+    revision     integer     NOT NULL DEFAULT 1,                    -- grows with each change; each attempt names the one it used
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    changed_at   timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE INDEX subscription_removed ON outbox.subscription (id) WHERE state = 'removed';
+
+-- One row a pattern: the index that matching uses. Removed subscriptions have none.
+CREATE TABLE outbox.subscription_type (
+    pattern         text NOT NULL CONSTRAINT subscription_type_grammar CHECK (
+                        length(pattern) <= 129
+                        AND pattern ~ '^([A-Za-z0-9_-]+[./:])*([A-Za-z0-9_-]+|[A-Za-z0-9_-]*[*])$'),
+    tenant          text NOT NULL,       -- '' stands for every tenant, so that matching is by equality only
+    subscription_id uuid NOT NULL,
+    PRIMARY KEY (pattern, tenant, subscription_id)
+);
+CREATE INDEX subscription_type_subscription ON outbox.subscription_type (subscription_id);
+
+-- What was changed, when, by whom, and what the subscription was afterwards. No secrets.
+CREATE TABLE outbox.subscription_change (
+    id              uuid        PRIMARY KEY DEFAULT outbox.uuid7(),
+    subscription_id uuid        NOT NULL,
+    revision        integer     NOT NULL,
+    change          text        NOT NULL,   -- added, paused, resumed, disabled, removed, …
+    actor           text        NOT NULL,   -- the person or worker
+    command         text        NOT NULL,   -- the command or function it came from
+    after           jsonb       NOT NULL,   -- the subscription's row after the change
+    changed_at      timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (subscription_id, revision)
+);
+
+-- The keys that sign. Several may be live at once: all of them sign, newest first.
+CREATE TABLE outbox.secret (
+    id              uuid        PRIMARY KEY DEFAULT outbox.uuid7(),
+    subscription_id uuid        NOT NULL,
+    key_id          text,                                -- the key that sealed it; NULL: stored in clear
+    sealed          text        NOT NULL,                -- the whsec_ secret, or its sealed form
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    expires_at      timestamptz                          -- signs until then, after a rotation; NULL: for good
+);
+CREATE INDEX secret_subscription ON outbox.secret (subscription_id);
+
+
+-- Matching ---------------------------------------------------------------------------
+-- One definition of what matches, for fan-out and for every command that asks.
+
+-- The patterns that match a type: itself, and each of its prefixes followed by *.
+CREATE FUNCTION outbox.patterns(type text) RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN type || ARRAY(SELECT left(type, n) || '*' FROM generate_series(0, length(type)) AS n);
+
+-- The subscriptions whose patterns and tenant fit; their filters are still to be asked.
+CREATE FUNCTION outbox.matching(type text, tenant text)
+    RETURNS TABLE (subscription_id uuid, filter jsonpath, first_delay double precision)
+    LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
+BEGIN ATOMIC
+    SELECT s.id, s.filter::jsonpath, coalesce(s.schedule[1], 0)
+    FROM outbox.subscription s
+    WHERE s.id IN (
+        SELECT t.subscription_id FROM outbox.subscription_type t
+        WHERE t.pattern = ANY (outbox.patterns(matching.type))
+          AND t.tenant = ANY (ARRAY['', coalesce(matching.tenant, '')]));
+END;
+
+-- Whether data passes a filter: the path yields anything that is neither false nor null.
+-- So `$.amount > 100` and `$.items[*] ? (@.price > 10)` both mean what they say. Errors
+-- in a path's arithmetic or types are silent: they do not pass.
+CREATE FUNCTION outbox.passes(data json, filter jsonpath) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN filter IS NULL OR EXISTS (
+        SELECT FROM jsonb_path_query_tz(data::jsonb, filter, silent => true) AS found
+        WHERE found NOT IN ('false'::jsonb, 'null'::jsonb));
+
+
+-- What is to be delivered ------------------------------------------------------------
+
+-- The duty to bring one event to one subscription. Its state is derived, never stored:
+-- a row in delivery_queue makes it pending; else the attempt that ended it tells.
+CREATE TABLE outbox.delivery (
+    id              uuid NOT NULL DEFAULT outbox.uuid7(),
+    event_id        uuid NOT NULL,
+    subscription_id uuid NOT NULL,
+    PRIMARY KEY (id)
+) PARTITION BY RANGE (id);
+CREATE INDEX delivery_event ON outbox.delivery (event_id);
+CREATE INDEX delivery_subscription ON outbox.delivery (subscription_id, id);
+
+CREATE TABLE outbox.delivery_default PARTITION OF outbox.delivery DEFAULT;
+
+-- The open deliveries. A delivery that ends is deleted here. No index holds a column
+-- that a claim changes, so claims are HOT updates; the room for them is kept free.
+CREATE TABLE outbox.delivery_queue (
+    delivery_id     uuid        PRIMARY KEY,
+    subscription_id uuid        NOT NULL,               -- its lane
+    event_id        uuid        NOT NULL,
+    due_at          timestamptz NOT NULL,               -- when the next attempt may start, by the clock of the database
+    lease_until     timestamptz,                        -- claimed until then; a claim whose lease ran out is free again
+    lease_owner     integer,                            -- the life of the process that claimed it (worker.id)
+    attempt         smallint    NOT NULL DEFAULT 0,     -- the number of the last attempt; with lease_owner the fence
+    failures        smallint    NOT NULL DEFAULT 0,     -- attempts that the receiver or the way to it made fail: the place in the schedule
+    CONSTRAINT delivery_queue_lease CHECK ((lease_until IS NULL) = (lease_owner IS NULL)),
+    CONSTRAINT delivery_queue_counts CHECK (failures >= 0 AND attempt >= failures)
+) WITH (
+    fillfactor = 45,  -- a claim may take a whole page of rows at once: room for a second version of each
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.05
+);
+
+-- The lanes: each subscription's open deliveries in the order in which they fall due.
+CREATE INDEX delivery_queue_lane ON outbox.delivery_queue (subscription_id, due_at, delivery_id);
+
+
+-- What became of it ------------------------------------------------------------------
+
+-- Every attempt, and the end of every delivery. An attempt whose worker died has a row
+-- `lost`, written by the one that took it over; what comes too late has a row `late`.
+-- delivered, dead and cancelled end the delivery; no delivery has two such rows.
+-- Partitioned by the delivery's id: a delivery's whole story lies in one partition.
+CREATE TABLE outbox.attempt (
+    delivery_id   uuid        NOT NULL,
+    attempt       smallint    NOT NULL,                 -- numbered from 1; 0: cancelled before the first
+    outcome       text        NOT NULL CONSTRAINT attempt_outcome_known CHECK (
+                      outcome IN ('delivered', 'retry', 'dead', 'cancelled', 'lost', 'late')),
+    worker_id     integer,                              -- the life of the process that made it; NULL: a person ended it
+    revision      integer,                              -- of the subscription, as it was used
+    started_at    timestamptz,
+    duration_ms   integer,                              -- milliseconds from the start to the last byte read
+    status        smallint,                             -- of the HTTP response; NULL: none came
+    error_class   text,                                 -- dns connect tls timeout reset protocol blocked truncated internal
+    error         text,                                 -- why it is not delivered, in a sentence
+    response_body bytea,                                -- cut at 8 KiB; NULL: empty
+    due_at        timestamptz,                          -- of the next attempt, after a retry
+    recorded_at   timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (delivery_id, attempt, outcome),
+    CONSTRAINT attempt_delivered_is_2xx CHECK (
+        outcome <> 'delivered' OR coalesce(status, 0) BETWEEN 200 AND 299)
+) PARTITION BY RANGE (delivery_id);
+
+CREATE TABLE outbox.attempt_default PARTITION OF outbox.attempt DEFAULT;
+
+-- The lives of worker processes. Not a fact: it tells who is there.
+CREATE TABLE outbox.worker (
+    id         integer     PRIMARY KEY GENERATED ALWAYS AS IDENTITY,  -- a new one for each start: it never comes back
+    host       text        NOT NULL,
+    pid        integer     NOT NULL,
+    version    text        NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    seen_at    timestamptz NOT NULL DEFAULT now(),      -- the last heartbeat
+    stopped_at timestamptz                              -- NULL: running, or killed if seen_at is old
+);
+
+
+-- Facts stay as they are -------------------------------------------------------------
+
+CREATE FUNCTION outbox.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'outbox.% is append-only: % is refused', TG_TABLE_NAME, TG_OP
+        USING ERRCODE = 'restrict_violation';
+END
+$$;
+
+-- For each row: such triggers reach every partition, those to come as well.
+CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON outbox.event
+    FOR EACH ROW EXECUTE FUNCTION outbox.refuse_change();
+CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON outbox.event_key
+    FOR EACH ROW EXECUTE FUNCTION outbox.refuse_change();
+CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON outbox.delivery
+    FOR EACH ROW EXECUTE FUNCTION outbox.refuse_change();
+CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON outbox.attempt
+    FOR EACH ROW EXECUTE FUNCTION outbox.refuse_change();
+CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON outbox.subscription_change
+    FOR EACH ROW EXECUTE FUNCTION outbox.refuse_change();
+
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON outbox.event
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.refuse_change();
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON outbox.event_key
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.refuse_change();
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON outbox.delivery
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.refuse_change();
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON outbox.attempt
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.refuse_change();
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON outbox.subscription_change
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.refuse_change();
+
+-- For each statement: each partition needs its own.
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON outbox.event_default
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.refuse_change();
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON outbox.delivery_default
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.refuse_change();
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON outbox.attempt_default
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.refuse_change();
+
+
+-- Partitions -------------------------------------------------------------------------
+
+-- Makes the partitions of the facts for today (UTC) and the days ahead; returns how many
+-- it made. Workers call it every hour. A new table is made first and then attached,
+-- which lets hosts go on inserting; it waits no longer than two seconds for anyone, and
+-- fails rather. A day whose rows already went to the DEFAULT partition is left there.
+CREATE FUNCTION outbox.make_partitions(days_ahead integer DEFAULT 7) RETURNS integer
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+    SET lock_timeout = '2s' AS $$
+DECLARE
+    fact text;
+    day  date;
+    part text;
+    made integer := 0;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('outbox.make_partitions', 0));
+    FOREACH fact IN ARRAY ARRAY['event', 'delivery', 'attempt'] LOOP
+        FOR ahead IN 0..days_ahead LOOP
+            day := current_date + ahead;
+            part := fact || to_char(day, '_YYYYMMDD');
+            CONTINUE WHEN to_regclass('outbox.' || part) IS NOT NULL;
+            BEGIN
+                EXECUTE format(
+                    'CREATE TABLE outbox.%I (LIKE outbox.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)'
+                    ' WITH (autovacuum_vacuum_insert_scale_factor = 0.05)', part, fact);
+                EXECUTE format(
+                    'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON outbox.%I'
+                    ' FOR EACH STATEMENT EXECUTE FUNCTION outbox.refuse_change()', part);
+                EXECUTE format(
+                    'ALTER TABLE outbox.%I ATTACH PARTITION outbox.%I FOR VALUES FROM (%L) TO (%L)',
+                    fact, part, outbox.uuid7_floor(day), outbox.uuid7_floor(day + 1));
+                made := made + 1;
+            EXCEPTION WHEN check_violation THEN
+                RAISE WARNING 'outbox.%_default holds rows of %: its partition is not made', fact, day;
+            END;
+        END LOOP;
+    END LOOP;
+    RETURN made;
+END
+$$;
+
+SELECT outbox.make_partitions();
+
+INSERT INTO outbox.schema_version (version) VALUES (1);
