@@ -182,6 +182,27 @@ def resume(id: UUID, as_json: bool) -> None:
 
 @commands.command()
 @id_argument
+@text_option("--subject", help="Only this one; else all that stand still.")
+@json_option
+@database_option()
+def unblock(id: UUID, subject: str | None, as_json: bool) -> None:
+    """Let subjects go on that stand still behind a dead delivery.
+
+    A subscription that is `--ordered stop` sends no more events of a subject once one of
+    them is dead.
+
+    \b
+    Example:
+      outbox subscriptions unblock 0190163d-8694-739b-aea5-966c26f8ad91 \\
+        --subject user/42
+    """
+    with transaction() as connection:
+        freed = subscriptions.unblock(connection, id, by=author(), subject=subject)
+    output.many([{"subject": each} for each in freed], ("subject",), as_json=as_json)
+
+
+@commands.command()
+@id_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @database_option()

@@ -2,7 +2,7 @@
 
 The state of a delivery is derived, never stored: a row in the queue makes it pending,
 else the attempt that ended it tells. A pending one is held while its subscription is
-stopped.
+stopped, or while another of its subject comes first.
 """
 
 from __future__ import annotations
@@ -10,10 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal_column, select
+from sqlalchemy import ColumnElement, Text, and_, case, cast, func, literal_column, not_, select
 
 from .errors import InvalidInput, NotFound
-from .tables import attempt, delivery, delivery_queue, event, subscription
+from .tables import (
+    attempt,
+    blocked_subject,
+    delivery,
+    delivery_queue,
+    event,
+    subscription,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -133,6 +140,12 @@ _LAST = (
     .lateral("last")
 )
 _OPEN = delivery_queue.c.delivery_id.is_not(None)
+_waits = delivery_queue.c.due_at == literal_column("'infinity'::timestamptz")
+_blocked = and_(
+    _waits,
+    blocked_subject.c.subscription_id == delivery_queue.c.subscription_id,
+    blocked_subject.c.subject == delivery_queue.c.subject,
+)
 _derived_state: ColumnElement[str] = case((_OPEN, "pending"), else_=_END.c.outcome)
 
 
@@ -141,7 +154,13 @@ def _query() -> Select[Any]:
         (
             and_(_OPEN, subscription.c.state != "active"),
             subscription.c.state + func.coalesce(": " + subscription.c.state_reason, ""),
-        )
+        ),
+        (
+            blocked_subject.c.delivery_id.is_not(None),
+            "blocked: a delivery of its subject is dead, "
+            + cast(blocked_subject.c.delivery_id, Text),
+        ),
+        (_waits, "in order: another delivery of its subject is first"),
     )
     attempts = func.greatest(delivery_queue.c.attempt, func.coalesce(_LAST.c.attempt, 0))
     in_flight = and_(_OPEN, delivery_queue.c.lease_until > func.now())
@@ -154,7 +173,7 @@ def _query() -> Select[Any]:
             subscription.c.url,
             _derived_state.label("state"),
             attempts.label("attempts"),
-            delivery_queue.c.due_at,
+            case((not_(_waits), delivery_queue.c.due_at)).label("due_at"),
             held.label("held"),
             func.coalesce(in_flight, literal_column("false")).label("in_flight"),
             _LAST.c.status,
@@ -164,6 +183,7 @@ def _query() -> Select[Any]:
         .join(event, event.c.id == delivery.c.event_id, isouter=True)
         .join(subscription, subscription.c.id == delivery.c.subscription_id, isouter=True)
         .join(delivery_queue, delivery_queue.c.delivery_id == delivery.c.id, isouter=True)
+        .join(blocked_subject, _blocked, isouter=True)
         .join(_END, literal_column("true"), isouter=True)
         .join(_LAST, literal_column("true"), isouter=True)
     )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import (
     CTE,
     Text,
+    Uuid,
     cast,
     column,
     delete,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError
 
 from .addresses import check_url
@@ -40,6 +42,7 @@ from .signing import new_secret, secret_key
 from .tables import (
     JsonPath,
     attempt,
+    blocked_subject,
     delivery_queue,
     secret,
     subscription,
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from sqlalchemy import Connection, RowMapping
+    from sqlalchemy import ColumnElement, Connection, RowMapping, Update
 
 MAX_FILTER = 4_096
 
@@ -195,9 +198,33 @@ def remove(connection: Connection, id: UUID, *, by: Author) -> Subscription:
         reason=f"removed by {by.actor}",
     )  # fmt: skip
     connection.execute(delete(subscription_type).where(subscription_type.c.subscription_id == id))
-    connection.execute(delete(secret).where(secret.c.subscription_id == id))
+    for table in (secret, throttle, blocked_subject):
+        connection.execute(delete(table).where(table.c.subscription_id == id))
     cancel_open(connection, id, removed.state_reason or "removed")
     return removed
+
+
+def unblock(
+    connection: Connection, id: UUID, *, by: Author, subject: str | None = None
+) -> list[str]:
+    """Let subjects that stand still behind a dead delivery go on; return them.
+
+    Without `subject` all of them. Raises NotFound.
+    """
+    show(connection, id)
+    freed = delete(blocked_subject).where(blocked_subject.c.subscription_id == id)
+    if subject is not None:
+        freed = freed.where(blocked_subject.c.subject == subject)
+    subjects = list(connection.execute(freed.returning(blocked_subject.c.subject)).scalars())
+    if subjects:
+        connection.execute(select(_promote([id] * len(subjects), subjects)))
+        connection.execute(_next_revision(id, {}))
+        _record_change(connection, show(connection, id), "unblocked", by)
+    return sorted(subjects)
+
+
+def _promote(ids: list[UUID], subjects: list[str]) -> ColumnElement[int]:
+    return func.outbox.promote(cast(ids, ARRAY(Uuid)), cast(subjects, ARRAY(Text)))
 
 
 def cancel_open(connection: Connection, id: UUID, reason: str) -> int:
@@ -239,17 +266,13 @@ def _change_state(
         raise WrongState("subscription", str(id), found, _VERBS[state])
     if found == state:
         return show(connection, id)
-    connection.execute(
-        update(subscription)
-        .where(subscription.c.id == id)
-        .values(
-            state=state,
-            state_reason=reason,
-            revision=subscription.c.revision + 1,
-            changed_at=func.now(),
-        )
-    )
+    connection.execute(_next_revision(id, {"state": state, "state_reason": reason}))
     return _record_change(connection, show(connection, id), _VERBS[state], by)
+
+
+def _next_revision(id: UUID, changes: Mapping[str, Any]) -> Update:
+    values = {**changes, "revision": subscription.c.revision + 1, "changed_at": func.now()}
+    return update(subscription).where(subscription.c.id == id).values(values)
 
 
 def _record_change(

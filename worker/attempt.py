@@ -49,8 +49,8 @@ class Attempter:
         self._timeout = timeout
         self._rng = rng
 
-    async def attempt(self, claim: Claim, ready: Ready) -> Judgement:
-        """Make the attempt of `claim`, hand its result to the recorder, return the judgement."""
+    async def attempt(self, claim: Claim, ready: Ready) -> tuple[Reply, Judgement]:
+        """Make the attempt of `claim`, hand its result to the recorder, return what came of it."""
         started_at, start = datetime.now(UTC), time.monotonic()  # noqa: TID251 - the edge
         reply, judgement = await self._try(claim, ready, started_at)
         duration_ms = round((time.monotonic() - start) * 1000)
@@ -74,7 +74,7 @@ class Attempter:
             ),
             disable=judgement.disable,
         )
-        return judgement
+        return reply, judgement
 
     async def _try(self, claim: Claim, ready: Ready, now: datetime) -> tuple[Reply, Judgement]:
         own_faults = claim.attempt - 1 - claim.failures

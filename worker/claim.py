@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
 GREED = 4  # how many times what is free one lane may hold
@@ -88,6 +88,13 @@ class Lanes:
             known.due = max(now, self._held_until(lane, now))
             heapq.heappush(self._heap, (known.due, lane))
 
+    def defer(self, lane: str, until: float) -> None:
+        """Let `lane` be due at `until`, or at an earlier mark that is still to come."""
+        known = self._lanes.get(lane)
+        if known is not None:
+            known.due = max(until, known.due)
+            heapq.heappush(self._heap, (known.due, lane))
+
     def hold(self, lane: str, until: float, *, now: float) -> None:
         """Let nothing of `lane` be due before `until`: its receiver asked for a pause."""
         self._holds[lane] = max(until, self._held_until(lane, now))
@@ -110,13 +117,19 @@ class Lanes:
         return None
 
 
-def quotas(lanes: list[str], room: int, held: Mapping[str, int]) -> dict[str, int]:
+def quotas(
+    lanes: list[str],
+    room: int,
+    held: Mapping[str, int],
+    window: Callable[[str], int] | None = None,
+) -> dict[str, int]:
     """Return how many deliveries to claim of each of `lanes`, `room` in all.
 
     The lane that holds least comes first. None may hold more than one, or `GREED` times
     what is then still free, so that room is always left for others: one lane alone gets four
     fifths, two get four ninths each, and a new one finds its place at once, even when
-    all that run hang (dynamic thresholds, Choudhury and Hahne 1998).
+    all that run hang (dynamic thresholds, Choudhury and Hahne 1998). `window` tells how
+    many a lane may hold at most.
 
     >>> quotas(["a", "b"], 10, {"a": 6})
     {'a': 1, 'b': 7}
@@ -130,6 +143,9 @@ def quotas(lanes: list[str], room: int, held: Mapping[str, int]) -> dict[str, in
         count, lane = least[0]
         if count and count >= GREED * (room - 1):
             break
+        if window is not None and count >= window(lane):
+            heapq.heappop(least)
+            continue
         given[lane] += 1
         room -= 1
         heapq.heapreplace(least, (count + 1, lane))

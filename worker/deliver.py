@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from .breaker import Breaker, hurts
 from .claim import Lanes, quotas
 from .faults import in_a_line
 from .loop import Bell
@@ -24,12 +25,11 @@ from .recipients import Recipients
 from .slots import AHEAD, Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from .attempt import Attempter
     from .claim import Claim
+    from .outcome import Judgement, Reply
     from .settings import Settings
-    from .store import Store
+    from .store import FannedOut, LimitedClaims, Store
 
 logger = logging.getLogger("outbox.worker")
 
@@ -38,6 +38,8 @@ PATIENCE = 2.0  # seconds that a claim waits for a slot: pauses and edits must c
 SWEEP_SECONDS = 1.0
 SWEEP_LANES = 1_000
 SWEEP_SLICE = 0.02  # seconds between two slices of one sweep
+FULL_SECONDS = 0.1  # until a full lane is asked again: another worker may have made room
+BUSY_SECONDS = 0.02  # until a lane is asked again that another worker has in hand
 FIRST_LANE = "00000000-0000-0000-0000-000000000000"
 
 
@@ -51,6 +53,8 @@ class Deliverer:
         self._settings = settings
         self._recipients = Recipients(store)
         self._lanes = Lanes()
+        self._limited: set[str] = set()  # lanes with limits that hold for the fleet
+        self._breaker = Breaker()
         self._much = max(1, settings.concurrency * AHEAD // 4)  # so much room is claimed at once
         self._slots = Slots(settings.concurrency)
         self._patience = min(PATIENCE, settings.start_window)
@@ -62,10 +66,12 @@ class Deliverer:
 
     # What others tell.
 
-    def fanned_out(self, lanes: Iterable[str]) -> None:
+    def fanned_out(self, made: FannedOut) -> None:
         """Lanes that just got deliveries."""
         now = time.monotonic()
-        for lane in lanes:
+        self._limited.difference_update(made.lanes)
+        self._limited.update(made.limited)
+        for lane in (*made.lanes, *made.limited):
             self._lanes.mark(lane, now, now=now)
         self.bell.ring()
 
@@ -74,8 +80,12 @@ class Deliverer:
         self._sweep_at = 0.0
         self.bell.ring()
 
-    def rescheduled(self, lane: str, due_in: float) -> None:
-        """A delivery of `lane` is due again in `due_in` seconds."""
+    def recorded(self, lane: str, due_in: float | None) -> None:
+        """A delivery of `lane` ended, or is due again in `due_in` seconds."""
+        if lane in self._limited:
+            due_in = 0.0  # there is room for its next
+        if due_in is None:
+            return
         now = time.monotonic()
         self._lanes.mark(lane, now + due_in, now=now)
         self.bell.ring()
@@ -93,11 +103,16 @@ class Deliverer:
             return pause
         room, held = self._slots.room, self._slots.held
         lanes = self._lanes.due(now, room + len(held))  # those that hold may have their fill
-        wanted = quotas(lanes, room, held)
-        self._crowded = not wanted
+        wanted = quotas(lanes, room, held, self._breaker.window)
+        limited = {lane: wanted.pop(lane) for lane in list(wanted) if lane in self._limited}
+        limited = _within(limited, self._slots.free)
+        self._crowded = not wanted and not limited
         if self._crowded:
             return self._until_sweep(now)
-        await self._claim(wanted)
+        if limited:
+            await self._claim_limited(limited)
+        if wanted:
+            await self._claim(wanted)
         return 0.0
 
     def _pause(self, now: float) -> float:
@@ -118,6 +133,7 @@ class Deliverer:
         for lane in lanes:
             if lane.due_in is not None:
                 self._lanes.mark(lane.subscription_id, now + lane.due_in, now=now)
+                (self._limited.add if lane.limited else self._limited.discard)(lane.subscription_id)
         whole = len(lanes) < SWEEP_LANES
         self._sweep_from = FIRST_LANE if whole else lanes[-1].subscription_id
         self._sweep_at = now + (SWEEP_SECONDS if whole else SWEEP_SLICE)
@@ -133,6 +149,42 @@ class Deliverer:
                 self._lanes.served(lane, now=since)
         await self._recipients.load(claims)
         await self._begin(claims, since)
+
+    async def _claim_limited(self, wanted: dict[str, int]) -> None:
+        """Claim what limits leave, and start it at once: a rate counts when requests leave."""
+        since = self._claimed_at = time.monotonic()
+        for lane, quota in wanted.items():
+            self._slots.reserve(lane, quota)
+        started: Counter[str] = Counter()
+        try:
+            found = await self._store.claim_limited(wanted, self._settings.lease)
+            self._ask_again(wanted, found, since)
+            await self._recipients.load(found.claims)
+            in_time = time.monotonic() - since <= self._settings.start_window
+            if self.bell.stopping or not in_time:
+                await self._give_back(found.claims)
+            else:
+                for claim in found.claims:
+                    self._start(claim)
+                    started[claim.subscription_id] += 1
+        finally:
+            for lane, quota in wanted.items():
+                for _ in range(quota - started[lane]):
+                    self._slots.finished(lane)
+
+    def _ask_again(self, wanted: dict[str, int], found: LimitedClaims, since: float) -> None:
+        got = Counter(claim.subscription_id for claim in found.claims)
+        for lane, quota in wanted.items():
+            if lane in found.busy:
+                self._lanes.defer(lane, since + BUSY_SECONDS)
+            elif lane in found.waits:
+                self._lanes.hold(lane, since + found.waits[lane], now=since)
+            elif lane in found.full:
+                self._lanes.defer(lane, since + FULL_SECONDS)
+            elif got[lane] < quota:
+                self._lanes.exhausted(lane, since=since)
+            else:
+                self._lanes.served(lane, now=since)
 
     async def _begin(self, claims: list[Claim], since: float) -> None:
         until = since + self._patience
@@ -167,14 +219,23 @@ class Deliverer:
         if ready is None:  # it became unusable while this claim waited
             await self._give_back([claim])
             return
-        judgement = await self._attempter.attempt(claim, ready)
-        if judgement.throttle is not None:
-            await self._hold(claim.subscription_id, judgement.throttle)
+        began = time.monotonic()
+        reply, judgement = await self._attempter.attempt(claim, ready)
+        pause = self._pause_of(claim.subscription_id, reply, judgement, began)
+        if pause > 0:
+            now = time.monotonic()
+            self._lanes.hold(claim.subscription_id, now + pause, now=now)
+            await self._give_back(self._slots.drop([claim.subscription_id]))
 
-    async def _hold(self, lane: str, seconds: float) -> None:
-        now = time.monotonic()
-        self._lanes.hold(lane, now + seconds, now=now)
-        await self._give_back(self._slots.drop([lane]))
+    def _pause_of(self, lane: str, reply: Reply, judgement: Judgement, began: float) -> float:
+        """Return the seconds to leave a lane alone after this reply."""
+        if not hurts(reply):
+            self._breaker.answered(lane)
+            return 0.0
+        pause = self._breaker.failed(lane, began=began, now=time.monotonic())
+        if pause:
+            logger.info("subscription %s does not answer: a probe in %.0f s", lane, pause)
+        return max(pause, judgement.throttle or 0.0)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         claim = self._tasks.pop(task)
@@ -207,3 +268,12 @@ class Deliverer:
                 task.cancel()
             await asyncio.gather(*cut, return_exceptions=True)
             await self._give_back(list(cut.values()), cut=True)
+
+
+def _within(wanted: dict[str, int], free: int) -> dict[str, int]:
+    """Return `wanted` with no more than `free` in all, those first that come first."""
+    kept = {}
+    for lane, count in wanted.items():
+        kept[lane] = min(count, free)
+        free -= kept[lane]
+    return {lane: count for lane, count in kept.items() if count > 0}

@@ -27,7 +27,7 @@ SHORTEST_POLL, LONGEST_POLL = 0.02, 0.25  # seconds
 class FanOut:
     """The loop's step, and its memory: the size of the next batch, the pace of polling."""
 
-    def __init__(self, store: Store, made: Callable[[list[str]], None]) -> None:
+    def __init__(self, store: Store, made: Callable[[FannedOut], None]) -> None:
         self._store = store
         self._made = made
         self._size = FAN_OUT_SIZE
@@ -42,8 +42,8 @@ class FanOut:
                 raise
             self._size //= 2
             return 0.0
-        if done.lanes:
-            self._made(done.lanes)
+        if done.deliveries:
+            self._made(done)
         return self._pace(done.events)
 
     async def _next(self) -> FannedOut:

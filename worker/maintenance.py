@@ -48,6 +48,7 @@ class Maintenance:
             (self.heartbeat, 10),
             (self.report, 10),
             (self.cancel_removed, 60),
+            (self.promote_forgotten, 60),
             (self.make_partitions, 3_600),
         ):
             self._scheduler.add_job(_bounded(job), "interval", seconds=seconds)
@@ -75,6 +76,12 @@ class Maintenance:
         cancelled = await self._store.cancel_removed()
         if cancelled:
             logger.info("cancelled %d deliveries of removed subscriptions", cancelled)
+
+    async def promote_forgotten(self) -> None:
+        """Let the next of subjects go whose head was not followed."""
+        promoted = await self._store.promote_forgotten()
+        if promoted:
+            logger.warning("%d subjects of ordered subscriptions stood still and go on", promoted)
 
     async def report(self) -> None:
         """Log what attempts came to since the last report, if there were any."""

@@ -83,8 +83,8 @@ class Process:
         def recorded(lane: str, result: Result, done: Recorded) -> None:
             if done.outcome == "late":
                 logger.warning("an answer came too late", extra={"delivery": result.delivery_id})
-            elif done.due_in is not None:
-                deliverer.rescheduled(lane, done.due_in)
+            else:
+                deliverer.recorded(lane, done.due_in)
 
         recorder = Recorder(store, recorded)
         attempter = Attempter(

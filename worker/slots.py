@@ -42,6 +42,18 @@ class Slots:
         """How many more claims fit."""
         return self._room
 
+    @property
+    def free(self) -> int:
+        """How many slots are free at this moment."""
+        return self._free
+
+    def reserve(self, lane: str, count: int) -> None:
+        """Take `count` slots for `lane`: its claims must start the moment they are made."""
+        self._free -= count
+        self._room -= count
+        self._running[lane] += count
+        self.held[lane] += count
+
     def add(self, claims: Iterable[Claim], until: float) -> None:
         """Let `claims` wait for a slot until `until`."""
         for claim in claims:

@@ -37,12 +37,18 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class FannedOut:
-    """What one fan-out did: `lanes` got deliveries; `error` is why its event was set aside."""
+    """What one fan-out did: `lanes` got deliveries, and so did those that have limits.
+
+    `heads` are the subjects of ordered ones that may go; `error` is why its event was set
+    aside.
+    """
 
     events: int
     deliveries: int
     rung: str | None
     lanes: list[str]
+    limited: list[str]
+    heads: int | None = None
     error: str | None = None
 
 
@@ -52,6 +58,21 @@ class Lane:
 
     subscription_id: str
     due_in: float | None
+    limited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LimitedClaims:
+    """Claims from lanes that have limits.
+
+    `full` lanes have as much in flight as they may; those of `waits` may have the next
+    request in so many seconds; `busy` ones are in another worker's hand just now.
+    """
+
+    claims: list[Claim]
+    full: set[str]
+    waits: dict[str, float]
+    busy: set[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +181,7 @@ class Store:
                     raise
                 told = in_a_line(error)
             await self.set_aside(connection, event_id, told)
-        return FannedOut(events=1, deliveries=0, rung=None, lanes=[], error=told)
+        return FannedOut(events=1, deliveries=0, rung=None, lanes=[], limited=[], error=told)
 
     async def lock_fan_out(self, connection: AsyncConnection[Any]) -> None:
         """Be the one that fans out, until the transaction ends."""
@@ -186,6 +207,26 @@ class Store:
         """Claim at most the given number of deliveries of each lane, for `lease` seconds."""
         lanes, counts = list(quotas), list(quotas.values())
         return await self._rows(Claim, "claim", {"lanes": lanes, "quotas": counts, "lease": lease})
+
+    async def claim_limited(self, quotas: Mapping[str, int], lease: float) -> LimitedClaims:
+        """Claim from lanes that have limits, at most what those leave of the given numbers."""
+        async with self._pool.connection() as connection, connection.transaction():
+            lanes = await self.lock_throttles(connection, quotas)
+            values = {"lanes": lanes, "quotas": [quotas[lane] for lane in lanes], "lease": lease}
+            rows = await self._all("claim_limited", values, connection=connection) if lanes else []
+        return LimitedClaims(
+            claims=[Claim(*row[3:]) for row in rows if row.delivery_id is not None],
+            full={row.lane for row in rows if row.is_full},
+            waits={row.lane: row.wait for row in rows if row.wait > 0},
+            busy=set(quotas).difference(lanes),
+        )
+
+    async def lock_throttles(
+        self, connection: AsyncConnection[Any], lanes: Iterable[str]
+    ) -> list[str]:
+        """Take the limits of lanes in hand until the transaction ends; return which."""
+        rows = await self._all("lock_throttles", {"lanes": list(lanes)}, connection=connection)
+        return [row.subscription_id for row in rows]
 
     async def release(self, claims: Sequence[Claim], *, cut: bool) -> None:
         """Give claims back before their lease ends; `cut` if their requests had begun.
@@ -240,12 +281,28 @@ class Store:
             for name, column in columns.items()
         }
         values["again"] = again
-        async with self._pool.connection() as connection, _together(connection, gone):
+        limited = [result for result in results if result.limited]
+        several = bool(gone or limited)
+        async with self._pool.connection() as connection, _together(connection, several):
             recorded = await self._rows(Recorded, "record", values, connection=connection)
+            if limited:
+                await self.settle(connection, limited)
             for id, reason in gone.items():
                 disable = {"subscription_id": id, "reason": reason}
                 await self._all("disable", disable, connection=connection)
         return recorded
+
+    async def settle(self, connection: AsyncConnection[Any], results: Sequence[Result]) -> None:
+        """End claims that limits count, and let the next of their subjects go."""
+        values = {
+            "delivery_id": [result.delivery_id for result in results],
+            "attempt": [result.attempt for result in results],
+        }
+        await self._all("settle", values, connection=connection)
+
+    async def promote_forgotten(self) -> int:
+        """Let the next of subjects go whose head was not followed; return how many."""
+        return int((await self._all("promote_forgotten", {}))[0].promoted)
 
     async def _all(
         self, name: str, values: dict[str, Any], *, connection: AsyncConnection[Any] | None = None
@@ -269,10 +326,10 @@ class Store:
 
 
 def _together(
-    connection: AsyncConnection[Any], gone: Mapping[str, str]
+    connection: AsyncConnection[Any], several: bool
 ) -> AbstractAsyncContextManager[object]:
     """Return a transaction for several statements; one alone is its own, and quicker."""
-    return connection.transaction() if gone else nullcontext()
+    return connection.transaction() if several else nullcontext()
 
 
 _FREE = frozenset({"error", "response_body"})  # columns that hold what others wrote

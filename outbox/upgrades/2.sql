@@ -64,3 +64,93 @@ CREATE INDEX delivery_queue_order ON outbox.delivery_queue (subscription_id, sub
 ALTER TABLE outbox.attempt
     ADD COLUMN dns_ms integer, ADD COLUMN connect_ms integer, ADD COLUMN tls_ms integer,
     ADD COLUMN first_byte_ms integer, ADD COLUMN body_ms integer;
+
+DROP FUNCTION outbox.matching(text, text);
+-- The subscriptions whose patterns and tenant fit; their filters are still to be asked.
+-- `ours` says that the outbox itself emitted the event: a bare * does not mean those.
+CREATE FUNCTION outbox.matching(type text, tenant text, ours boolean DEFAULT false)
+    RETURNS TABLE (
+        subscription_id uuid, filter jsonpath, first_delay double precision, limited boolean,
+        ordered boolean)
+    LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
+BEGIN ATOMIC
+    SELECT s.id, s.filter::jsonpath, coalesce(s.schedule[1], 0), s.limited, s.ordered IS NOT NULL
+    FROM outbox.subscription s
+    WHERE s.id IN (
+        SELECT t.subscription_id FROM outbox.subscription_type t
+        WHERE t.pattern = ANY (outbox.patterns(matching.type))
+          AND t.tenant = ANY (ARRAY['', coalesce(matching.tenant, '')])
+          AND NOT (matching.ours AND t.pattern = '*'));
+END;
+
+-- Lets the next delivery of each given subject go, unless one of it is on its way or the
+-- subject is blocked. Under the lock of the subscription's limits, and in statements of
+-- their own after it, so that whoever comes next sees what was decided here.
+CREATE FUNCTION outbox.promote(subscription_ids uuid[], subjects text[]) RETURNS integer
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    promoted integer;
+BEGIN
+    PERFORM FROM outbox.throttle t
+    WHERE t.subscription_id = ANY (subscription_ids)
+    ORDER BY t.subscription_id
+    FOR UPDATE;
+
+    UPDATE outbox.delivery_queue q
+    SET due_at = now() + make_interval(secs => coalesce(s.schedule[1], 0))
+    FROM (SELECT DISTINCT u.id, u.subject FROM unnest(subscription_ids, subjects) AS u (id, subject)) k
+    JOIN outbox.subscription s ON s.id = k.id
+    CROSS JOIN LATERAL (
+        SELECT n.delivery_id FROM outbox.delivery_queue n
+        WHERE n.subscription_id = k.id AND n.subject = k.subject AND n.subject IS NOT NULL
+        ORDER BY n.event_id LIMIT 1
+    ) next
+    WHERE q.delivery_id = next.delivery_id
+        AND NOT EXISTS (
+            SELECT FROM outbox.delivery_queue h
+            WHERE h.subscription_id = k.id AND h.subject = k.subject
+                AND h.subject IS NOT NULL AND h.due_at < 'infinity')
+        AND NOT EXISTS (
+            SELECT FROM outbox.blocked_subject b
+            WHERE b.subscription_id = k.id AND b.subject = k.subject);
+    GET DIAGNOSTICS promoted = ROW_COUNT;
+    RETURN promoted;
+END
+$$;
+
+-- Ends the claims of limited subscriptions whose attempts were recorded: they count no
+-- more, and of an ordered one the next of the subject may go, or the subject is blocked
+-- if this delivery is dead and the subscription says stop.
+CREATE FUNCTION outbox.settle(delivery_ids uuid[], attempts smallint[]) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    streams  uuid[];
+    subjects text[];
+BEGIN
+    PERFORM FROM outbox.throttle t
+    WHERE t.subscription_id IN (
+        SELECT c.subscription_id FROM outbox.limited_claim c WHERE c.delivery_id = ANY (delivery_ids))
+    ORDER BY t.subscription_id
+    FOR UPDATE;
+
+    WITH ended AS (
+        DELETE FROM outbox.limited_claim c
+        USING unnest(delivery_ids, attempts) AS g (delivery_id, attempt)
+        WHERE c.delivery_id = g.delivery_id AND c.attempt = g.attempt
+        RETURNING c.delivery_id, c.subscription_id, c.subject
+    ), blocked AS (
+        INSERT INTO outbox.blocked_subject (subscription_id, subject, delivery_id)
+        SELECT e.subscription_id, e.subject, e.delivery_id
+        FROM ended e JOIN outbox.subscription s ON s.id = e.subscription_id AND s.ordered = 'stop'
+        WHERE e.subject IS NOT NULL AND EXISTS (
+            SELECT FROM outbox.attempt a WHERE a.delivery_id = e.delivery_id AND a.outcome = 'dead')
+        ON CONFLICT DO NOTHING
+    )
+    SELECT array_agg(e.subscription_id), array_agg(e.subject) INTO streams, subjects
+    FROM ended e WHERE e.subject IS NOT NULL;
+
+    IF streams IS NOT NULL THEN
+        PERFORM outbox.promote(streams, subjects);
+    END IF;
+END
+$$;

@@ -16,7 +16,7 @@ from outbox import subscriptions
 from outbox.schema import VERSION
 from outbox.worker.claim import Claim
 from outbox.worker.fanout import FanOut
-from outbox.worker.store import Lane, Recipient, Store, query
+from outbox.worker.store import FannedOut, Lane, Recipient, Store, query
 from tests.factories import BY, subscribe
 
 from .conftest import LEASE, Fleet, result, until
@@ -152,19 +152,19 @@ async def steps(fan_out: FanOut, count: int) -> None:
 @pytest.mark.usefixtures("broken")
 def test_a_bad_event_is_set_aside(fleet: Fleet) -> None:
     """The batch is halved until the event at fault stands alone; the others go on."""
-    lanes: list[str] = []
+    made: list[FannedOut] = []
     lane = add(fleet)
     fleet.emit(20)
     bad = fleet.emit(type="a.broken")
     fleet.emit(20)
-    fan_out = FanOut(fleet.a, lanes.extend)
+    fan_out = FanOut(fleet.a, made.append)
     fleet.run(steps(fan_out, 40))
 
     assert set_aside(fleet) == bad
     assert fleet.value("SELECT count(*) FROM outbox.event_queue") == 1
     assert fleet.value("SELECT error FROM outbox.event_queue") == "broken by a test"
     assert fleet.value("SELECT count(*) FROM outbox.delivery") == 40
-    assert set(lanes) == {str(lane)}
+    assert {lane for done in made for lane in done.lanes} == {str(lane)}
 
 
 class Interrupted(Store):
@@ -657,7 +657,7 @@ def test_sweep(fleet: Fleet) -> None:
 def test_sweep_sees_leases_that_ran_out(fleet: Fleet) -> None:
     """A delivery whose lease is over is due."""
     (claim,) = claimed(fleet)
-    assert fleet.run(fleet.b.sweep(NO_LANE, 10)) == [Lane(claim.subscription_id, None)]
+    assert fleet.run(fleet.b.sweep(NO_LANE, 10)) == [Lane(claim.subscription_id, None, False)]
     fleet.expire_leases()
     (lane,) = fleet.run(fleet.b.sweep(NO_LANE, 10))
 

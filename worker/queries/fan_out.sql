@@ -1,6 +1,7 @@
 -- Turns due events into deliveries: one statement, one transaction, one at a time in the
 -- fleet, so that what is committed is whole and events keep their order. Each type of the
--- batch is matched once. LIMIT 1 leaves the planner no other way than the primary key.
+-- batch is matched once. Of an ordered subscription only the first of each subject may go.
+-- LIMIT 1 leaves the planner no other way than the primary key.
 WITH turn AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock(hashtextextended('outbox.fan_out', 0)) AS mine
 ), taken AS MATERIALIZED (
@@ -15,24 +16,28 @@ WITH turn AS MATERIALIZED (
     DELETE FROM outbox.event_queue q USING taken t
     WHERE q.due_at = t.due_at AND q.event_id = t.event_id
 ), fresh AS MATERIALIZED (
-    SELECT t.due_at, e.id, e.type, e.tenant
+    SELECT t.due_at, e.id, e.type, e.tenant, e.subject, coalesce(e.source = 'outbox', false) AS ours
     FROM taken t CROSS JOIN LATERAL (
-        SELECT e.id, e.type, e.tenant FROM outbox.event e WHERE e.id = t.event_id LIMIT 1
+        SELECT e.id, e.type, e.tenant, e.subject, e.source
+        FROM outbox.event e WHERE e.id = t.event_id LIMIT 1
     ) e
 ), matched AS MATERIALIZED (
-    SELECT k.type, k.tenant, array_agg(m.subscription_id) AS subscription_ids,
-        array_agg(m.filter) AS filters, array_agg(m.first_delay) AS first_delays
-    FROM (SELECT DISTINCT type, tenant FROM fresh) k
-    CROSS JOIN LATERAL outbox.matching(k.type, k.tenant) m
-    GROUP BY k.type, k.tenant
+    SELECT k.type, k.tenant, k.ours, array_agg(m.subscription_id) AS subscription_ids,
+        array_agg(m.filter) AS filters, array_agg(m.first_delay) AS first_delays,
+        array_agg(m.limited) AS limited, array_agg(m.ordered) AS ordered
+    FROM (SELECT DISTINCT type, tenant, ours FROM fresh) k
+    CROSS JOIN LATERAL outbox.matching(k.type, k.tenant, k.ours) m
+    GROUP BY k.type, k.tenant, k.ours
 ), pair AS MATERIALIZED (
-    SELECT outbox.uuid7() AS delivery_id, p.event_id, p.subscription_id, p.first_delay
+    SELECT outbox.uuid7() AS delivery_id, p.*
     FROM (
-        SELECT f.id AS event_id, s.id AS subscription_id, s.first_delay
+        SELECT f.id AS event_id, s.id AS subscription_id, s.first_delay, s.limited,
+            CASE WHEN s.ordered THEN f.subject END AS subject
         FROM fresh f
-        JOIN matched m ON m.type = f.type AND m.tenant IS NOT DISTINCT FROM f.tenant
-        CROSS JOIN LATERAL unnest(m.subscription_ids, m.filters, m.first_delays)
-            AS s (id, filter, first_delay)
+        JOIN matched m
+            ON m.type = f.type AND m.tenant IS NOT DISTINCT FROM f.tenant AND m.ours = f.ours
+        CROSS JOIN LATERAL unnest(m.subscription_ids, m.filters, m.first_delays, m.limited, m.ordered)
+            AS s (id, filter, first_delay, limited, ordered)
         WHERE s.filter IS NULL OR (
             SELECT outbox.passes(e.data, s.filter) FROM outbox.event e WHERE e.id = f.id LIMIT 1)
         ORDER BY f.due_at, f.id
@@ -43,10 +48,20 @@ WITH turn AS MATERIALIZED (
 ), queued AS (
     INSERT INTO outbox.delivery_queue (delivery_id, subscription_id, event_id, due_at)
     SELECT delivery_id, subscription_id, event_id, now() + make_interval(secs => first_delay)
-    FROM pair
+    FROM pair WHERE subject IS NULL
+), in_order AS (
+    INSERT INTO outbox.delivery_queue (delivery_id, subscription_id, event_id, subject, due_at)
+    SELECT delivery_id, subscription_id, event_id, subject, 'infinity'
+    FROM pair WHERE subject IS NOT NULL
+    RETURNING subscription_id, subject
+), promoted AS (
+    SELECT outbox.promote(array_agg(subscription_id), array_agg(subject)) AS heads
+    FROM in_order HAVING count(*) > 0
 )
 SELECT
     (SELECT count(*) FROM taken) AS events,
     (SELECT count(*) FROM pair) AS deliveries,
     (SELECT pg_notify('outbox_fan_out', %(owner)s::text) WHERE EXISTS (SELECT FROM pair)) AS rung,
-    ARRAY(SELECT DISTINCT subscription_id::text FROM pair) AS lanes
+    ARRAY(SELECT DISTINCT subscription_id::text FROM pair WHERE NOT limited) AS lanes,
+    ARRAY(SELECT DISTINCT subscription_id::text FROM pair WHERE limited) AS limited,
+    (SELECT heads FROM promoted) AS heads

@@ -10,6 +10,9 @@ WITH given AS (
     WHERE q.delivery_id = g.delivery_id
         AND q.lease_owner = %(owner)s AND q.attempt = g.attempt
     RETURNING q.delivery_id, g.attempt
+), uncounted AS (
+    DELETE FROM outbox.limited_claim c USING given g
+    WHERE c.delivery_id = g.delivery_id AND c.attempt = g.attempt
 )
 INSERT INTO outbox.attempt (delivery_id, attempt, outcome, worker_id, error)
 SELECT delivery_id, attempt, 'lost', %(owner)s, 'the worker was stopped before an answer came'

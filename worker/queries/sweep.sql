@@ -14,13 +14,15 @@ WITH RECURSIVE lane AS (
 ), slice AS (
     SELECT subscription_id FROM lane LIMIT %(limit)s
 )
-SELECT l.subscription_id::text, extract(epoch FROM h.due_at - now())::float8 AS due_in
+SELECT l.subscription_id::text, extract(epoch FROM h.due_at - now())::float8 AS due_in,
+    coalesce(h.limited, false) AS limited
 FROM slice l
 LEFT JOIN LATERAL (
-    SELECT q.due_at FROM outbox.delivery_queue q
+    SELECT q.due_at, s.limited FROM outbox.delivery_queue q
     JOIN outbox.subscription s ON s.id = q.subscription_id AND s.state = 'active'
     WHERE q.subscription_id = l.subscription_id
         AND (q.lease_until IS NULL OR q.lease_until <= now())
+        AND q.due_at < 'infinity'
     ORDER BY q.due_at LIMIT 1
 ) h ON true
 ORDER BY l.subscription_id

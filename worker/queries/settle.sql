@@ -1,0 +1,1 @@
+SELECT outbox.settle(%(delivery_id)s::uuid[], %(attempt)s::smallint[])
