@@ -19,8 +19,9 @@ check: .venv/ready ## format, lint, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/ready ## how many deliveries a second, beside the bare HTTP client
+bench: .venv/ready ## deliveries a second beside the bare HTTP client; what a bad receiver costs
 	$(BIN)/python -m benchmarks.drain
+	$(BIN)/python -m benchmarks.fairness
 
 clean: ## drop .venv and everything that was made
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

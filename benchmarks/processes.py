@@ -77,9 +77,16 @@ def receiver() -> Iterator[Receiver]:
 
 
 @contextmanager
-def worker(url: str, *, processes: int, concurrency: int) -> Iterator[subprocess.Popen[str]]:
+def worker(
+    url: str, *, processes: int, concurrency: int, timeout: float = 20
+) -> Iterator[subprocess.Popen[str]]:
     """Run `outbox-worker` on the database `url`."""
-    options = {"database-url": url, "processes": processes, "concurrency": concurrency}
+    options = {
+        "database-url": url,
+        "processes": processes,
+        "concurrency": concurrency,
+        "timeout": timeout,
+    }
     arguments = [f"--{name}={value}" for name, value in options.items()]
     with _running("outbox.worker", *arguments, "--log-level=warning") as process:
         yield process

@@ -2,7 +2,8 @@
 
 A bare asyncio protocol, on connections that stay open; it reads of a request no more than
 the length of its body and its `webhook-id`. What it saw is told to `GET`, and forgotten
-after `DELETE`. It prints its port and serves until SIGTERM.
+after `DELETE`; requests for `/hooks/hang` it neither counts nor answers. It prints its
+port and serves until SIGTERM.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class Connection(asyncio.Protocol):
             self._transport.write(self._answer(request))
 
     def _answer(self, request: bytes) -> bytes:
+        if request.startswith(b"POST /hooks/hang "):
+            return b""
         if request.startswith(b"POST"):
             self._receiver.count(request)
             return OK

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,13 +16,12 @@ from tests.helpers import environment
 EVENTS = 300
 
 
-@pytest.mark.system
-def test_drain() -> None:
-    """A drain delivers each event once and tells what it cost, in one line of JSON."""
+def run(module: str, *options: str) -> dict[str, Any]:
+    """Run a benchmark to its end; return its last line."""
     given = os.environ.get("OUTBOX_TEST_DATABASE_URL")
     server = [f"--database-url={given}"] if given else []
     done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", "benchmarks.drain", f"--events={EVENTS}", "--rounds=1", *server],
+        [sys.executable, "-m", module, "--rounds=1", *options, *server],
         cwd=Path(__file__).parents[1],
         env=environment(),
         capture_output=True,
@@ -29,15 +29,31 @@ def test_drain() -> None:
         timeout=120,
         check=False,
     )
-
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+@pytest.mark.system
+def test_drain() -> None:
+    """A drain delivers each event once and tells what it cost, in one line of JSON."""
+    result = run("benchmarks.drain", f"--events={EVENTS}")
+
     assert result["load"] == {"events": EVENTS, "concurrency": 100, "deadline": 120.0}
     assert result["surroundings"]["cores"] == os.cpu_count()
-    assert [run["run"] for run in result["runs"]] == ["raw", "drain", "raw", "drain"]
+    assert [each["run"] for each in result["runs"]] == ["raw", "drain", "raw", "drain"]
     assert set(result["median"]) == {"1", "2"}
-    for run in result["median"].values():
-        assert run["distinct"] == run["requests"] == run["delivered"] == EVENTS
-        assert run["hot_share"] > 0.9
-        assert run["ratio"] == run["rate"] / run["raw_rate"]
-        assert {"wal_bytes", "p50_ms", "p99_ms", "seconds", "request_bytes"} <= set(run)
+    for each in result["median"].values():
+        assert each["distinct"] == each["requests"] == each["delivered"] == EVENTS
+        assert each["hot_share"] > 0.9
+        assert each["ratio"] == each["rate"] / each["raw_rate"]
+        assert {"wal_bytes", "p50_ms", "p99_ms", "seconds", "request_bytes"} <= set(each)
+
+
+@pytest.mark.system
+def test_fairness() -> None:
+    """Beside one that hangs the others get each of their events once, and the cost is told."""
+    result = run("benchmarks.fairness", f"--events={EVENTS}", "--rate=100", "--seconds=1")
+
+    assert [each["hanging"] for each in result["runs"]] == [False, True]
+    assert set(result["ratios"]) == {"rate", "p50_ms", "p99_ms"}
