@@ -38,6 +38,28 @@ SELECT id, subscription_id, event_id, now() - interval '1 h' FROM made;
 INSERT INTO outbox.attempt (delivery_id, attempt, outcome, worker_id)
 SELECT delivery_id, 1, 'retry', 7 FROM outbox.delivery_queue;
 """
+# One subscription more: ordered, with 20,000 open deliveries of 200 subjects, 50 in flight.
+FILL_LIMITED = """
+WITH one AS (
+    INSERT INTO outbox.subscription (url, types, ordered, rate, max_in_flight)
+    VALUES ('http://127.0.0.1:9/', '{*}', 'stop', 1000, 200) RETURNING id
+), throttled AS (
+    INSERT INTO outbox.throttle (subscription_id, filled_at) SELECT id, '2020-01-01' FROM one
+), made AS (
+    INSERT INTO outbox.delivery (event_id, subscription_id)
+    SELECT e.id, one.id FROM outbox.event e, one RETURNING *
+)
+INSERT INTO outbox.delivery_queue (delivery_id, subscription_id, event_id, subject, due_at)
+SELECT id, subscription_id, event_id, subject,
+    CASE place WHEN 1 THEN now() - interval '1 h' ELSE 'infinity' END
+FROM (
+    SELECT *, row_number() OVER (PARTITION BY subject ORDER BY event_id) AS place
+    FROM (SELECT *, 'user/' || row_number() OVER (ORDER BY event_id) % 200 AS subject FROM made) m
+) n;
+INSERT INTO outbox.limited_claim (delivery_id, subscription_id, subject, attempt, lease_until)
+SELECT delivery_id, subscription_id, subject, 1, now() + interval '1 h'
+FROM outbox.delivery_queue WHERE subject IS NOT NULL AND due_at < 'infinity' LIMIT 50;
+"""
 
 
 @pytest.fixture(scope="module", params=["never analyzed", "analyzed"])
@@ -46,7 +68,7 @@ def big(request: pytest.FixtureRequest, template: NoopExecutor) -> Iterator[psyc
     with clone(template, f"{NAME}_big") as database, psycopg.connect(database.url) as connection:
         connection.execute(SESSION.encode())
         connection.execute("SET max_parallel_workers_per_gather = 0")  # they keep accounts apart
-        connection.execute(FILL.encode())
+        connection.execute((FILL + FILL_LIMITED).encode())
         connection.commit()
         if request.param == "analyzed":
             connection.execute("ANALYZE")
@@ -55,8 +77,22 @@ def big(request: pytest.FixtureRequest, template: NoopExecutor) -> Iterator[psyc
 
 
 def lanes(connection: psycopg.Connection, count: int) -> list[UUID]:
-    found = connection.execute("SELECT id FROM outbox.subscription LIMIT %s", [count])
-    return [row[0] for row in found]
+    query = "SELECT id FROM outbox.subscription WHERE NOT limited ORDER BY id LIMIT %s"
+    return [row[0] for row in connection.execute(query, [count])]
+
+
+def limited(connection: psycopg.Connection) -> dict[str, Any]:
+    """Claims of the one with limits."""
+    found = connection.execute("SELECT id FROM outbox.subscription WHERE limited").fetchall()
+    return {"lanes": [row[0] for row in found], "quotas": [100], "lease": 30.0}
+
+
+def settled(connection: psycopg.Connection) -> dict[str, Any]:
+    """The 50 in flight: each was the head of its subject, and is gone."""
+    found = connection.execute("SELECT delivery_id FROM outbox.limited_claim").fetchall()
+    ids = [row[0] for row in found]
+    connection.execute("DELETE FROM outbox.delivery_queue WHERE delivery_id = ANY (%s)", [ids])
+    return {"delivery_id": ids, "attempt": [1] * len(ids)}
 
 
 def claims(connection: psycopg.Connection, lanes_: int, quota: int) -> dict[str, Any]:
@@ -94,6 +130,9 @@ def given(connection: psycopg.Connection) -> dict[str, Any]:
 STATEMENTS: dict[str, tuple[str, Any, int]] = {
     "claim a little of many lanes": ("claim", lambda c: claims(c, LANES, 1), 1_500),
     "claim much of one lane": ("claim", lambda c: claims(c, 1, 150), 1_500),
+    "claim from one with limits": ("claim_limited", limited, 1_500),
+    "settle": ("settle", settled, 500),
+    "promote forgotten": ("promote_forgotten", lambda _: {}, 2_000),
     "sweep": ("sweep", lambda _: {"after": UUID(int=0), "limit": 1000}, 1_000),
     "sweep from the middle": ("sweep", lambda _: {"after": uuid4(), "limit": 10}, 1_000),
     "record": ("record", lambda c: results(c, again=False), 5_000),
