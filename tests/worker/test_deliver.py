@@ -470,6 +470,39 @@ def test_receivers_that_hang_leave_room(host: Host, hanging: int) -> None:
     assert len(set(begun)) == hanging
 
 
+def test_a_receiver_that_is_down_is_probed(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """It gets a few requests, then a probe; what waits uses up no attempts and comes when it is
+    back. Others are served meanwhile."""
+    caplog.set_level(logging.INFO, "outbox.worker")
+    down, other = (host.subscribe(url=f"http://r/{name}") for name in ("down", "other"))
+    host.emit(40)
+    requests: Counter[str] = Counter()
+    is_back = False
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests[request.url.path] += 1
+        if request.url.path == "/down" and not is_back:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(200)
+
+    def delivered(id: UUID) -> int:
+        return len(host.deliveries(subscription_id=id, state="delivered"))
+
+    async def run() -> None:
+        nonlocal is_back
+        async with working(host.database, httpx.MockTransport(answer)):
+            await until(lambda: delivered(other) == 40)
+            await until(lambda: "does not answer: a probe in 2 s" in caplog.text)
+            assert requests["/down"] <= 2 * FIRST_WINDOW
+            is_back = True
+            await until(lambda: delivered(down) == 40)
+
+    asyncio.run(run())
+
+    assert host.states() == {"delivered": 80}
+    assert requests["/other"] == 40
+
+
 def test_a_claim_that_waits_too_long_is_given_back(host: Host) -> None:
     """A request starts only while its lease outlasts its answer; else its number is free again."""
     host.subscribe()
