@@ -241,7 +241,7 @@ CREATE TABLE outbox.subscription (
     rate         double precision CONSTRAINT subscription_rate_range CHECK (
                      rate BETWEEN 0.001 AND 100000),                -- requests a second
     burst        integer     CONSTRAINT subscription_burst_range CHECK (
-                     burst BETWEEN 1 AND 100000 AND (burst IS NULL OR rate IS NOT NULL)),  -- requests at once after a silence; NULL: a tenth of a second's
+                     burst BETWEEN 1 AND 100000 AND (burst IS NULL OR rate IS NOT NULL)),  -- how far above the rate a second may go; NULL: a tenth of it
     ordered      text        CONSTRAINT subscription_ordered_known CHECK (
                      ordered IN ('stop', 'skip')),                  -- events of a subject one after the other; behind a dead one: stop or skip it
     limited      boolean     GENERATED ALWAYS AS (

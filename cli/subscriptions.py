@@ -72,7 +72,7 @@ def commands() -> None:
 @click.option("--user-agent", metavar="TEXT", help="Sent instead of ours.")
 @click.option("--max-in-flight", type=int, metavar="N", help="So many requests at once, by all.")
 @click.option("--rate", metavar="N/s", help="So many requests a second, by all workers together.")
-@click.option("--burst", type=int, metavar="N", help="So many at once after a silence.")
+@click.option("--burst", type=int, metavar="N", help="So many more in any one second.")
 @click.option(
     "--ordered",
     metavar="stop|skip",

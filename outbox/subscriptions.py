@@ -127,7 +127,7 @@ def add(
     `whsec_` secret is made.
 
     The limits hold for all workers together: `max_in_flight` requests at once, `rate` a
-    second with `burst` at once after a silence, `ordered` ("stop" or "skip" what is dead)
+    second and in no second more than `burst` above it, `ordered` ("stop" or "skip" what is dead)
     for one event of a subject after the other. Raises InvalidInput.
     """
     patterns = _check_types(types)

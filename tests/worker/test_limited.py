@@ -113,8 +113,8 @@ def test_a_lane_in_another_hand_is_busy(fleet: Fleet) -> None:
 
 
 def test_rate(fleet: Fleet) -> None:
-    """The bucket holds the burst, is filled by the clock, and tells when the next may go."""
-    lane = add(fleet, rate=2, burst=4)
+    """The bucket holds half the burst, fills by the clock, and tells when the next may go."""
+    lane = add(fleet, rate=2, burst=8)
     fleet.emit(20)
     fleet.fan_out()
     fleet.execute("UPDATE outbox.throttle SET filled_at = now() - interval '1 hour'")
@@ -130,7 +130,7 @@ def test_rate(fleet: Fleet) -> None:
 
 def test_what_is_not_sent_is_not_spent(fleet: Fleet) -> None:
     """A claim that finds less than the rate allows leaves the rest for later."""
-    lane = add(fleet, rate=10, burst=10)
+    lane = add(fleet, rate=10, burst=20)
     fleet.emit(3)
     fleet.fan_out()
     fleet.execute("UPDATE outbox.throttle SET filled_at = now() - interval '1 hour'")

@@ -1,22 +1,23 @@
 -- Claims from lanes that have limits and that lock_throttles has taken in hand: as in
 -- claim, but no more than the limits leave. What is leased counts as in flight; the rate
--- is a bucket of tokens that fills by the clock. A statement of its own after the lock, so
+-- is a bucket of tokens that fills by the clock and holds half of the burst: the other half
+-- is room for what the way to the receiver pushes together. A statement of its own after the lock, so
 -- that it sees what the one before had claimed. Each lane has at least one row, which says
 -- whether it is full and in how many seconds its rate allows the next request.
 WITH moment AS MATERIALIZED (
     SELECT clock_timestamp() AS at
 ), lane AS MATERIALIZED (
-    SELECT l.subscription_id, l.quota, s.revision, s.rate, b.burst,
+    SELECT l.subscription_id, l.quota, s.revision, s.rate, b.bucket,
         s.max_in_flight - (
             SELECT count(*) FROM outbox.limited_claim c
             WHERE c.subscription_id = s.id AND c.lease_until > m.at) AS free,
         CASE WHEN s.rate IS NOT NULL THEN
-            least(b.burst, t.tokens + s.rate * extract(epoch FROM m.at - t.filled_at)) END AS tokens
+            least(b.bucket, t.tokens + s.rate * extract(epoch FROM m.at - t.filled_at)) END AS tokens
     FROM moment m
     CROSS JOIN unnest(%(lanes)s::uuid[], %(quotas)s::int[]) AS l (subscription_id, quota)
     JOIN outbox.subscription s ON s.id = l.subscription_id AND s.state = 'active' AND s.limited
     JOIN outbox.throttle t ON t.subscription_id = s.id
-    CROSS JOIN LATERAL (SELECT coalesce(s.burst, greatest(1, ceil(s.rate / 10))) AS burst) b
+    CROSS JOIN LATERAL (SELECT greatest(1, coalesce(s.burst, s.rate / 10) / 2) AS bucket) b
 ), taken AS MATERIALIZED (
     SELECT q.delivery_id, q.lease_owner, q.attempt, l.revision
     FROM lane l
@@ -58,7 +59,7 @@ WITH moment AS MATERIALIZED (
 )
 SELECT u.subscription_id::text AS lane, coalesce(u.free <= u.n, false) AS is_full,
     CASE WHEN u.tokens - u.n < 1
-        THEN greatest((1 - u.tokens + u.n) / u.rate, least(0.05, u.burst / (2 * u.rate)))
+        THEN greatest((1 - u.tokens + u.n) / u.rate, least(0.05, u.bucket / (2 * u.rate)))
         ELSE 0 END::float8 AS wait,
     c.delivery_id::text, c.subscription_id::text, c.event_id::text, c.attempt, c.failures,
     c.revision, c.took_over, c.type, c.tenant, c.subject, c.source, c.data, c.occurred_at,
