@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from outbox.request import build, standard_body
 
-from .outcome import Judgement, Reply, judge
+from .outcome import Judgement, Reply, age, judge, stillborn
 from .send import send
 from .store import Result
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from .record import Recorder
 
 logger = logging.getLogger("outbox.worker")
-
-MAX_OWN_FAULTS = 10  # attempts lost with their worker, after which a delivery is dead
-NO_REPLY = Reply(None, (), b"", "internal", None)
 
 
 class Attempter:
@@ -77,14 +74,15 @@ class Attempter:
         return reply, judgement
 
     async def _try(self, claim: Claim, ready: Ready, now: datetime) -> tuple[Reply, Judgement]:
-        own_faults = claim.attempt - 1 - claim.failures
-        if own_faults > MAX_OWN_FAULTS:
-            reason = f"{own_faults} attempts were lost with their worker, or failed inside it"
-            return NO_REPLY, Judgement("dead", reason=reason)
+        old = age(claim.delivery_id, ready.max_age, now=now)
+        dead = stillborn(claim.attempt - 1 - claim.failures, old)
+        if dead is not None:
+            return dead
         reply = await self._send(claim, ready, int(now.timestamp()))
         return reply, judge(
-            reply, failures=claim.failures, schedule=ready.schedule, now=now, rng=self._rng
-        )
+            reply, failures=claim.failures, schedule=ready.schedule, now=now, rng=self._rng,
+            age=old,
+        )  # fmt: skip
 
     async def _send(self, claim: Claim, ready: Ready, timestamp: int) -> Reply:
         try:

@@ -10,15 +10,18 @@ clock and no database. Whoever answered with a status is judged by the status al
 429, 502, 503 and 504 say that the receiver has too much to do: when they come with
 Retry-After, the whole subscription is left alone for as long. A fault of ours is never
 held against the receiver.
+
+Some deliveries are dead before any request: those that lost too many workers, and those
+older than the maximal age of their subscription. `stillborn` says which.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from outbox.schedule import MAX_ASKED, jittered, retry_after, retry_delay
+from outbox.schedule import MAX_ASKED, format_schedule, jittered, retry_after, retry_delay
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +35,7 @@ ERROR_CLASSES = (
 )  # fmt: skip
 OVERLOADED = frozenset({429, 502, 503, 504})
 OWN_FAULT_DELAY = 5.0
+MAX_OWN_FAULTS = 10  # attempts lost with their worker, after which a delivery is dead
 MAX_SHOWN = 200  # characters of foreign text in a reason
 
 
@@ -70,12 +74,70 @@ class Judgement:
     counts: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Age:
+    """How old a delivery is, and how old it may become, in seconds."""
+
+    now: float
+    most: float
+
+    def allows(self, delay: float) -> bool:
+        """Whether an attempt in `delay` seconds still makes sense."""
+        return self.now + delay <= self.most
+
+    def __str__(self) -> str:
+        return f"its maximal age of {format_schedule([self.most])}"
+
+
+def age(delivery_id: str, most: float | None, *, now: datetime) -> Age | None:
+    """Return the age of a delivery at `now`, None if it may become as old as it likes.
+
+    It is born with its id, a UUIDv7: 48 bits of milliseconds (RFC 9562, 5.7).
+
+    >>> from datetime import UTC, datetime
+    >>> now = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    >>> print(age("019c13de-dc60-7000-8000-000000000000", 3_600.0, now=now))
+    its maximal age of 1h
+    """
+    if most is None:
+        return None
+    born = int(delivery_id[:8] + delivery_id[9:13], 16) / 1000
+    return Age(now.timestamp() - born, most)
+
+
+def stillborn(own_faults: int, age: Age | None) -> tuple[Reply, Judgement] | None:
+    """Return what a delivery comes to that is dead without a request, None if it is not.
+
+    `own_faults` is its attempts that were no failures. Neither reason is the receiver's.
+
+    >>> stillborn(0, Age(now=7.0, most=5.0))[1].reason
+    'older than its maximal age of 5s'
+    """
+    if own_faults > MAX_OWN_FAULTS:
+        lost = f"{own_faults} attempts were lost with their worker, or failed inside it"
+        return _unsent("internal"), Judgement("dead", reason=lost, counts=False)
+    if age is not None and not age.allows(0.0):
+        return _unsent(None), Judgement("dead", reason=f"older than {age}", counts=False)
+    return None
+
+
+def _unsent(error_class: str | None) -> Reply:
+    return Reply(None, (), b"", error_class, None)
+
+
 def judge(
-    reply: Reply, *, failures: int, schedule: Sequence[float], now: datetime, rng: Random
+    reply: Reply,
+    *,
+    failures: int,
+    schedule: Sequence[float],
+    now: datetime,
+    rng: Random,
+    age: Age | None = None,
 ) -> Judgement:
     """Return what `reply` comes to, for a delivery that had failed `failures` times before.
 
-    `schedule` is the seconds before each attempt, `now` an aware datetime.
+    `schedule` is the seconds before each attempt, `now` an aware datetime. A retry that
+    would come when the delivery is too old is no retry: it is dead at once.
 
     >>> from datetime import UTC, datetime
     >>> from random import Random
@@ -85,6 +147,16 @@ def judge(
     Judgement(outcome='retry', delay=120.0, disable=None, throttle=120.0, \
 reason='HTTP 503', counts=True)
     """
+    judgement = _judge(reply, failures, schedule, now, rng)
+    if age is None or judgement.delay is None or age.allows(judgement.delay):
+        return judgement
+    reason = f"{judgement.reason}; the next attempt would be older than {age}"
+    return replace(judgement, outcome="dead", delay=None, reason=reason)
+
+
+def _judge(
+    reply: Reply, failures: int, schedule: Sequence[float], now: datetime, rng: Random
+) -> Judgement:
     reason = _reason(reply)
     if reply.status is None and reply.error_class in (None, "internal"):
         delay = jittered(OWN_FAULT_DELAY, rng)

@@ -32,6 +32,7 @@ class Ready:
     revision: int
     target: Target
     schedule: tuple[float, ...]
+    max_age: float | None = None
 
 
 class Recipients:
@@ -72,4 +73,4 @@ class Recipients:
                 logger.warning("disabled subscription %s: %s", id, error)
         else:
             schedule = recipient.schedule or DEFAULT_SCHEDULE
-            self._ready[id] = Ready(recipient.revision, target, schedule)
+            self._ready[id] = Ready(recipient.revision, target, schedule, recipient.max_age)

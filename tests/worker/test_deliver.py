@@ -260,6 +260,40 @@ def test_a_delivery_that_kills_its_workers(host: Host) -> None:
     assert receiver.requests == []
 
 
+def test_maximal_age(host: Host) -> None:
+    """What waited too long, or would, is dead: without a request, or without another."""
+    receiver = Played(500)
+    host.subscribe(schedule=[0, 3600], max_age=60)
+    host.emit()
+    work_until(host, receiver, ended(host))
+    reason = "HTTP 500; the next attempt would be older than its maximal age of 1m"
+    assert [(a.outcome, a.error) for a in host.attempts()] == [("dead", reason)]
+
+
+def test_too_old_when_it_comes_up(host: Host) -> None:
+    """A delivery that was held for longer than its maximal age is dead without a request."""
+    receiver = Played()
+    id = host.subscribe(max_age=60)
+    host.execute(f"""
+        WITH made AS (
+            INSERT INTO outbox.event (id, type, data, due_at)
+            VALUES (outbox.uuid7(), 'a.b', '1', '2020-01-01') RETURNING id
+        ), old AS (
+            INSERT INTO outbox.delivery (id, event_id, subscription_id)
+            SELECT outbox.uuid7_floor(now() - interval '61 s'), id, '{id}' FROM made RETURNING *
+        ), none AS (UPDATE outbox.subscription SET types = '{{none}}')
+        INSERT INTO outbox.delivery_queue (delivery_id, subscription_id, event_id, due_at)
+        SELECT id, subscription_id, event_id, now() FROM old
+    """)  # noqa: S608 - an id
+    host.execute("DELETE FROM outbox.event_queue")
+    work_until(host, receiver, ended(host))
+
+    assert [(a.outcome, a.error) for a in host.attempts()] == [
+        ("dead", "older than its maximal age of 1m")
+    ]
+    assert receiver.requests == []
+
+
 # What cannot be sent.
 
 

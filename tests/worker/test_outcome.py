@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 from datetime import UTC, datetime
 from random import Random
+from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from outbox.schedule import DEFAULT_SCHEDULE
 from outbox.worker import outcome
-from outbox.worker.outcome import ERROR_CLASSES, Judgement, Reply, judge
+from outbox.worker.outcome import ERROR_CLASSES, Age, Judgement, Reply, age, judge, stillborn
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 
@@ -187,3 +189,64 @@ def test_whatever_the_reply(reply: Reply, failures: int, rng: Random) -> None:
     assert is_2xx or found.reason
     assert (found.reason or "").isprintable()
     assert len(found.reason or "") < 300
+
+
+# The maximal age.
+
+
+def born(seconds_ago: float) -> str:
+    """The id of a delivery that old."""
+    return str(UUID(int=round((NOW.timestamp() - seconds_ago) * 1000) << 80))
+
+
+def judged_at(reply: Reply, age: Age, **changes: Any) -> Judgement:
+    defaults: dict[str, Any] = {"failures": 1, "schedule": DEFAULT_SCHEDULE}
+    return judge(reply, now=NOW, rng=Random(1), age=age, **{**defaults, **changes})  # noqa: S311
+
+
+def test_age_is_counted_from_the_id() -> None:
+    """A delivery is as old as its id; without a maximal age nobody asks."""
+    assert age(born(90), 3_600, now=NOW) == Age(now=90, most=3_600)
+    assert age(born(90), None, now=NOW) is None
+
+
+@pytest.mark.parametrize(("seconds", "dead"), [(-5, False), (59.9, False), (60, False), (61, True)])
+def test_too_old_is_dead_without_a_request(seconds: float, dead: bool) -> None:
+    """What is older than its maximal age is dead; a clock that is behind harms nobody."""
+    found = stillborn(0, age(born(seconds), 60, now=NOW))
+    expected = Judgement("dead", reason="older than its maximal age of 1m", counts=False)
+
+    assert found == ((Reply(None, (), b"", None, None), expected) if dead else None)
+
+
+def test_no_retry_after_the_maximal_age() -> None:
+    """A retry that would come too late is dead at once; one in time is a retry."""
+    young, old = Age(now=0, most=3_600), Age(now=3_500, most=3_600)
+    reason = "HTTP 500; the next attempt would be older than its maximal age of 1h"
+
+    assert judged_at(answer(500), young).outcome == "retry"
+    assert judged_at(answer(500), old) == Judgement("dead", reason=reason)
+
+
+def test_retry_after_beyond_the_maximal_age() -> None:
+    """A receiver that asks for more time than is left gets no retry, but its pause."""
+    found = judged_at(answer(503, retry_after="200"), Age(now=3_500, most=3_600), failures=0)
+
+    assert (found.outcome, found.delay, found.throttle) == ("dead", None, 200)
+
+
+def test_age_changes_no_end() -> None:
+    """A 2xx is delivered and a 410 is gone, however old the delivery became meanwhile."""
+    ancient = Age(now=9_999, most=1)
+
+    assert judged_at(answer(200), ancient) == Judgement("delivered")
+    assert judged_at(answer(410), ancient) == judged(answer(410))
+
+
+def test_own_faults_end_too() -> None:
+    """A delivery that lost ten attempts with their workers is dead, held against nobody."""
+    found = stillborn(11, None)
+
+    assert stillborn(10, None) is None
+    assert found
+    assert (found[1].outcome, found[1].counts, found[0].error_class) == ("dead", False, "internal")
