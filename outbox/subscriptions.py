@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError
 
+from . import health
 from .addresses import check_url
 from .encoding import check_text
 from .errors import InvalidInput, NotFound, WrongState
@@ -185,7 +186,10 @@ def pause(
 
 
 def resume(connection: Connection, id: UUID, *, by: Author) -> Subscription:
-    """Send again, whether a person paused it or a worker disabled it."""
+    """Send again, whether a person paused it or a worker disabled it.
+
+    Its deliveries come when they were due, its failures are forgotten.
+    """
     return _change_state(
         connection, id, "active", from_states={"active", "paused", "disabled"}, by=by, reason=None
     )
@@ -198,9 +202,10 @@ def remove(connection: Connection, id: UUID, *, by: Author) -> Subscription:
         reason=f"removed by {by.actor}",
     )  # fmt: skip
     connection.execute(delete(subscription_type).where(subscription_type.c.subscription_id == id))
+    cancel_open(connection, id, removed.state_reason or "removed")
+    health.forget(connection, id)
     for table in (secret, throttle, blocked_subject):
         connection.execute(delete(table).where(table.c.subscription_id == id))
-    cancel_open(connection, id, removed.state_reason or "removed")
     return removed
 
 
@@ -267,6 +272,8 @@ def _change_state(
     if found == state:
         return show(connection, id)
     connection.execute(_next_revision(id, {"state": state, "state_reason": reason}))
+    if state == "active":
+        health.forget(connection, id)
     return _record_change(connection, show(connection, id), _VERBS[state], by)
 
 

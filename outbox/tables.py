@@ -113,6 +113,14 @@ subscription = Table(
     Column("changed_at", Moment),
 )
 
+subscription_health = Table(
+    "subscription_health",
+    metadata,
+    Column("subscription_id", Uuid),
+    Column("failing_since", Moment),
+    Column("failures", Integer),
+)
+
 throttle = Table("throttle", metadata, Column("subscription_id", Uuid))
 
 blocked_subject = Table(

@@ -68,6 +68,7 @@ class Attempter:
                 error=judgement.reason,
                 response_body=reply.body or None,
                 limited=claim.limited,
+                operational=claim.operational,
             ),
             disable=judgement.disable,
         )

@@ -38,6 +38,11 @@ class Claim(NamedTuple):  # one is made for each delivery: a frozen dataclass ta
     traceparent: str | None
     limited: bool = False  # its claim counts against a limit of its subscription
 
+    @property
+    def operational(self) -> bool:
+        """Whether its event is one of ours, about subscriptions and deliveries."""
+        return self.source == "outbox"
+
 
 @dataclass(slots=True)
 class _Lane:

@@ -1,4 +1,4 @@
-"""Standing duties beside the delivery: heartbeat, partitions, leftovers, the tally.
+"""Standing duties beside the delivery: heartbeat, partitions, leftovers, what only fails.
 
 APScheduler keeps the time. Its defaults drop a run that comes a second late and stop a
 schedule whose job hangs, so each job is bounded, late runs are made up for once, and a
@@ -49,6 +49,7 @@ class Maintenance:
             (self.report, 10),
             (self.cancel_removed, 60),
             (self.promote_forgotten, 60),
+            (self.disable_failing, 60),
             (self.make_partitions, 3_600),
         ):
             self._scheduler.add_job(_bounded(job), "interval", seconds=seconds)
@@ -82,6 +83,11 @@ class Maintenance:
         promoted = await self._store.promote_forgotten()
         if promoted:
             logger.warning("%d subjects of ordered subscriptions stood still and go on", promoted)
+
+    async def disable_failing(self) -> None:
+        """Disable the subscriptions that had nothing but failures for too long."""
+        for id, reason in await self._store.disable_failing():
+            logger.warning("disabled subscription %s: %s", id, reason)
 
     async def report(self) -> None:
         """Log what attempts came to since the last report, if there were any."""

@@ -48,8 +48,9 @@ class Recipients:
             self._ready.clear()
         stale = {c.subscription_id for c in claims if not self._is_current(c)}
         if stale:
+            heard = {c.subscription_id for c in claims if not c.operational}
             for recipient in await self._store.recipients(stale):
-                await self._prepare(recipient)
+                await self._prepare(recipient, tell=recipient.subscription_id in heard)
 
     def get(self, claim: Claim) -> Ready | None:
         """Return the subscription of `claim`, or None if nothing can be sent to it."""
@@ -63,13 +64,13 @@ class Recipients:
             and bool(known.target.live_keys(time.time()))
         )
 
-    async def _prepare(self, recipient: Recipient) -> None:
+    async def _prepare(self, recipient: Recipient, *, tell: bool) -> None:
         id = recipient.subscription_id
         try:
             target = prepare(recipient.url, recipient.headers, recipient.secrets)
         except InvalidInput as error:
             self._ready.pop(id, None)
-            if await self._store.disable(id, str(error)):
+            if await self._store.disable(id, str(error), tell=tell):
                 logger.warning("disabled subscription %s: %s", id, error)
         else:
             schedule = recipient.schedule or DEFAULT_SCHEDULE

@@ -15,6 +15,7 @@ import psycopg
 
 from .loop import Bell, Outage
 from .settings import FLUSH_SECONDS, FLUSH_SIZE
+from .store import Gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +32,16 @@ class Recorder:
         self._store = store
         self._recorded = recorded
         self._waiting: list[tuple[str, Result]] = []
-        self._gone: dict[str, str] = {}
+        self._gone: dict[str, Gone] = {}
         self._bell = Bell()
 
     def put(self, lane: str, result: Result, *, disable: str | None = None) -> None:
         """Record `result` of `lane` soon; with it disable the subscription, for a reason."""
         self._waiting.append((lane, result))
         if disable is not None:
-            self._gone.setdefault(lane, disable)
+            known = self._gone.get(lane)
+            heard = known is not None and known.tell
+            self._gone[lane] = Gone(disable, tell=heard or not result.operational)
         if len(self._waiting) in {1, FLUSH_SIZE}:
             self._bell.ring()
 
@@ -66,7 +69,7 @@ class Recorder:
                 self._recorded(lane, result, outcome)
 
     async def _write(
-        self, batch: list[Result], gone: dict[str, str]
+        self, batch: list[Result], gone: dict[str, Gone]
     ) -> dict[tuple[str, int], Recorded]:
         outage = Outage("recording")
         again = False

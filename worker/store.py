@@ -118,6 +118,14 @@ class Result(NamedTuple):
     first_byte_ms: int | None = None
     body_ms: int | None = None
     limited: bool = False  # its claim counts against a limit of its subscription
+    operational: bool = False  # its event is one of ours: its fate makes no other
+
+
+class Gone(NamedTuple):
+    """Why a subscription is to be disabled, and whether the operator is told of it."""
+
+    reason: str
+    tell: bool
 
 
 class Recorded(NamedTuple):
@@ -263,17 +271,28 @@ class Store:
             for row in rows
         ]
 
-    async def disable(self, subscription_id: str, reason: str) -> bool:
-        """Stop an active subscription, with the change as a fact; return whether it was active."""
-        values = {"subscription_id": subscription_id, "reason": reason}
-        return bool(await self._all("disable", values))
+    async def disable(
+        self, subscription_id: str, reason: str, *, tell: bool = True, connection: Any = None
+    ) -> bool:
+        """Stop an active subscription, with the change as a fact; return whether it was active.
+
+        `tell` is whether the operator hears of it.
+        """
+        values = {"subscription_id": subscription_id, "reason": reason, "tell": tell}
+        return bool(await self._all("disable", values, connection=connection))
+
+    async def disable_failing(self) -> list[tuple[str, str]]:
+        """Disable what had nothing but failures for five days; return ids and reasons."""
+        rows = await self._all("disable_failing", {})
+        return [(row.subscription_id, row.reason) for row in rows]
 
     async def record(
-        self, results: Sequence[Result], *, again: bool, gone: Mapping[str, str]
+        self, results: Sequence[Result], *, again: bool, gone: Mapping[str, Gone]
     ) -> list[Recorded]:
-        """Record a batch; disable the subscriptions of `gone` (id: reason) with it.
+        """Record a batch; disable the subscriptions of `gone`, by id, with it.
 
         `again` after a run whose answer was lost: what it recorded is not recorded twice.
+        Locks are taken in the order of all transactions: subscriptions, queue, health, limits.
         """
         columns = dict(zip(Result._fields, zip(*results, strict=True), strict=True))
         values: dict[str, Any] = {
@@ -284,12 +303,11 @@ class Store:
         limited = [result for result in results if result.limited]
         several = bool(gone or limited)
         async with self._pool.connection() as connection, _together(connection, several):
+            for id, (reason, tell) in sorted(gone.items()):
+                await self.disable(id, reason, tell=tell, connection=connection)
             recorded = await self._rows(Recorded, "record", values, connection=connection)
             if limited:
                 await self.settle(connection, limited)
-            for id, reason in gone.items():
-                disable = {"subscription_id": id, "reason": reason}
-                await self._all("disable", disable, connection=connection)
         return recorded
 
     async def settle(self, connection: AsyncConnection[Any], results: Sequence[Result]) -> None:

@@ -154,3 +154,72 @@ BEGIN
     END IF;
 END
 $$;
+
+-- Notes what happened to a subscription: so many more failures, or with none a success.
+-- Tells the operator: `subscription.failing` once nothing but failures came for an hour,
+-- at least five; `subscription.recovered` with the first success after that. The row of
+-- its health stays locked: notes for many subscriptions are made in the order of their
+-- ids, so that no two transactions wait in a circle.
+CREATE FUNCTION outbox.note_health(subscription uuid, failed integer) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+DECLARE
+    health outbox.subscription_health;
+    told   text;
+BEGIN
+    IF failed = 0 THEN
+        DELETE FROM outbox.subscription_health h WHERE h.subscription_id = subscription
+        RETURNING h.* INTO health;
+        told := CASE WHEN health.told_at IS NOT NULL THEN 'subscription.recovered' END;
+    ELSE
+        INSERT INTO outbox.subscription_health AS h (subscription_id, failures)
+        SELECT s.id, failed FROM outbox.subscription s WHERE s.id = subscription AND s.state <> 'removed'
+        ON CONFLICT (subscription_id) DO UPDATE SET failures = h.failures + excluded.failures
+        RETURNING h.* INTO health;
+        IF health.told_at IS NULL AND health.failures >= 5
+            AND health.failing_since <= now() - interval '1 h'
+        THEN
+            UPDATE outbox.subscription_health h SET told_at = now() WHERE h.subscription_id = subscription;
+            told := 'subscription.failing';
+        END IF;
+    END IF;
+    IF told IS NOT NULL THEN
+        INSERT INTO outbox.event (type, subject, source, data)
+        SELECT told, 'subscription/' || s.id, 'outbox', json_build_object(
+            'subscription_id', s.id, 'tenant', s.tenant,
+            'failing_since', health.failing_since, 'failures', health.failures)
+        FROM outbox.subscription s WHERE s.id = subscription;
+    END IF;
+END
+$$;
+
+-- Tells the operator of deliveries that died, one `delivery.dead` for each.
+CREATE FUNCTION outbox.tell_dead(deliveries json) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO outbox.event (type, subject, source, data)
+    SELECT 'delivery.dead', 'subscription/' || d.subscription_id, 'outbox', json_build_object(
+        'delivery_id', d.delivery_id, 'event_id', d.event_id, 'event_type', e.type,
+        'tenant', e.tenant, 'subscription_id', d.subscription_id, 'attempts', d.attempt,
+        'status', d.status, 'error_class', d.error_class, 'reason', d.error)
+    FROM json_to_recordset(deliveries) AS d (
+        delivery_id uuid, subscription_id uuid, event_id uuid, attempt smallint, status smallint,
+        error_class text, error text)
+    CROSS JOIN LATERAL (
+        SELECT e.type, e.tenant FROM outbox.event e WHERE e.id = d.event_id LIMIT 1
+    ) e;
+END
+$$;
+
+-- Notes what a batch came to for one subscription: `failed` as note_health takes it, NULL
+-- if there is nothing to note, and the deliveries that died, NULL if none did.
+CREATE FUNCTION outbox.note_results(subscription uuid, failed integer, dead json) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF failed IS NOT NULL THEN
+        PERFORM outbox.note_health(subscription, failed);
+    END IF;
+    IF dead IS NOT NULL THEN
+        PERFORM outbox.tell_dead(dead);
+    END IF;
+END
+$$;

@@ -203,6 +203,23 @@ def test_gone(host: Host) -> None:
     assert (host.subscription().state_reason, host.subscription().revision) == ("gone", 2)
 
 
+@pytest.mark.parametrize("source", ["billing", "outbox"])
+@pytest.mark.parametrize("damage", [None, "UPDATE outbox.subscription SET url = 'ftp://r/'"])
+def test_who_is_told_of_a_disabled_one(host: Host, source: str, damage: str | None) -> None:
+    """The operator is, of a 410 and of an unusable one, unless operational events led to it."""
+    host.subscribe(types=["invoice.*"])
+    if damage is not None:
+        host.execute(damage)
+    host.emit(source=source)
+    work_until(host, Played(410), lambda: host.subscription().state == "disabled")
+    told = [] if source == "outbox" else ["subscription.disabled"]
+
+    assert host.subscription().revision == 2
+    with host.database.engine.connect() as connection:
+        found = rows(connection, "SELECT type FROM outbox.event WHERE type ~ '^subscription'")
+    assert [type for (type,) in found] == told
+
+
 def test_retry_after(host: Host) -> None:
     """A receiver that asks for time is given it."""
     receiver = Played(httpx.Response(503, headers={"retry-after": "90"}))
@@ -667,10 +684,13 @@ def test_every_delivery_is_accounted_for(host: Host) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200 if request.url.path == "/good" else 500)
 
-    work_until(host, answer, ended(host, 50))
+    def fanned_out() -> bool:
+        return bool(host.value("SELECT count(*) = 0 FROM outbox.event_queue"))
+
+    work_until(host, answer, lambda: ended(host, 50)() and fanned_out())
     with host.database.engine.connect() as connection:
         found = rows(connection, "SELECT outcome, count(*) FROM outbox.attempt GROUP BY 1")
 
     assert host.states() == {"delivered": 25, "dead": 25}
     assert dict(found) == {"delivered": 25, "dead": 25, "retry": 50}
-    assert host.value("SELECT count(*) FROM outbox.event_queue") == 0
+    assert host.value("SELECT count(*) FROM outbox.event WHERE type = 'delivery.dead'") == 25

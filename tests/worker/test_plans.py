@@ -37,6 +37,10 @@ INSERT INTO outbox.delivery_queue (delivery_id, subscription_id, event_id, due_a
 SELECT id, subscription_id, event_id, now() - interval '1 h' FROM made;
 INSERT INTO outbox.attempt (delivery_id, attempt, outcome, worker_id)
 SELECT delivery_id, 1, 'retry', 7 FROM outbox.delivery_queue;
+INSERT INTO outbox.subscription_health (subscription_id, failures)
+SELECT gen_random_uuid(), 1 FROM generate_series(1, 20000);
+INSERT INTO outbox.subscription_health (subscription_id, failures)
+SELECT id, 1 FROM outbox.subscription;
 """
 # One subscription more: ordered, with 20,000 open deliveries of 200 subjects, 50 in flight.
 FILL_LIMITED = """
@@ -64,7 +68,7 @@ FROM outbox.delivery_queue WHERE subject IS NOT NULL AND due_at < 'infinity' LIM
 
 @pytest.fixture(scope="module", params=["never analyzed", "analyzed"])
 def big(request: pytest.FixtureRequest, template: NoopExecutor) -> Iterator[psycopg.Connection]:
-    """100,000 open deliveries and 20,000 events that wait for their fan-out."""
+    """100,000 open deliveries, 20,000 events that wait for their fan-out, as many that fail."""
     with clone(template, f"{NAME}_big") as database, psycopg.connect(database.url) as connection:
         connection.execute(SESSION.encode())
         connection.execute("SET max_parallel_workers_per_gather = 0")  # they keep accounts apart
@@ -110,6 +114,21 @@ def results(connection: psycopg.Connection, *, again: bool) -> dict[str, Any]:
         )
         for n, (id,) in enumerate(found)
     ]  # fmt: skip
+    return as_given(made, again=again)
+
+
+def deaths(connection: psycopg.Connection) -> dict[str, Any]:
+    """500 results that end deliveries of many failing subscriptions, each to be told of."""
+    values = results(connection, again=False)
+    connection.execute(
+        "UPDATE outbox.delivery_queue SET lease_owner = 7, lease_until = now(), attempt = 2"
+        " WHERE delivery_id = ANY (%s::uuid[])",
+        [values["delivery_id"]],
+    )
+    return {**values, "outcome": ["dead"] * 500}
+
+
+def as_given(made: list[Result], *, again: bool) -> dict[str, Any]:
     columns = zip(*made, strict=True)
     return {**dict(zip(Result._fields, map(list, columns), strict=True)), "again": again}
 
@@ -136,6 +155,8 @@ STATEMENTS: dict[str, tuple[str, Any, int]] = {
     "sweep": ("sweep", lambda _: {"after": UUID(int=0), "limit": 1000}, 1_000),
     "sweep from the middle": ("sweep", lambda _: {"after": uuid4(), "limit": 10}, 1_000),
     "record": ("record", lambda c: results(c, again=False), 5_000),
+    "record deaths": ("record", deaths, 5_000),
+    "disable failing": ("disable_failing", lambda _: {}, 41_000),
     "record again": ("record", lambda c: results(c, again=True), 5_000),
     "release": ("release", given, 1_000),
     "recipients": ("recipients", lambda c: {"ids": lanes(c, LANES)}, 0),
@@ -166,7 +187,7 @@ def reads(connection: psycopg.Connection) -> tuple[int, int]:
     row = connection.execute("""
         SELECT coalesce(sum(seq_tup_read), 0)::int, coalesce(sum(idx_tup_fetch), 0)::int
         FROM pg_stat_xact_user_tables
-        WHERE schemaname = 'outbox' AND relname ~ '^(event|delivery|attempt)'
+        WHERE schemaname = 'outbox' AND relname ~ '^(event|delivery|attempt|subscription_health)'
     """).fetchone()
     assert row
     return row[0], row[1]

@@ -10,7 +10,7 @@ import pytest
 
 from outbox.worker.record import Recorder
 from outbox.worker.settings import FLUSH_SIZE
-from outbox.worker.store import Recorded, Result, Store
+from outbox.worker.store import Gone, Recorded, Result, Store
 from tests.factories import subscribe
 
 from .conftest import Fleet, result
@@ -31,7 +31,7 @@ class Unreliable(Store):
         self.batches: list[int] = []
 
     async def record(
-        self, results: Sequence[Result], *, again: bool, gone: Mapping[str, str]
+        self, results: Sequence[Result], *, again: bool, gone: Mapping[str, Gone]
     ) -> list[Recorded]:
         fault = self._faults.pop(0) if self._faults else None
         if fault == "before":

@@ -16,7 +16,7 @@ from outbox import subscriptions
 from outbox.schema import VERSION
 from outbox.worker.claim import Claim
 from outbox.worker.fanout import FanOut
-from outbox.worker.store import FannedOut, Lane, Recipient, Store, query
+from outbox.worker.store import FannedOut, Gone, Lane, Recipient, Store, query
 from tests.factories import BY, subscribe
 
 from .conftest import LEASE, Fleet, result, until
@@ -564,7 +564,7 @@ def test_removed_meanwhile(fleet: Fleet) -> None:
 def test_record_with_disable(fleet: Fleet) -> None:
     """A 410 ends the delivery and disables the subscription in one transaction."""
     (claim,) = claimed(fleet)
-    gone = {claim.subscription_id: "gone"}
+    gone = {claim.subscription_id: Gone("gone", tell=True)}
     fleet.run(fleet.a.record([result(claim, "dead")], again=False, gone=gone))
     query = "SELECT state, state_reason, revision FROM outbox.subscription"
 
