@@ -11,6 +11,7 @@ from .documents import Json
 if TYPE_CHECKING:
     from outbox.deliveries import Attempt, Delivery
     from outbox.events import StoredEvent
+    from outbox.health import Failing
     from outbox.subscriptions import Subscription
 
     Row = dict[str, Any]
@@ -29,6 +30,11 @@ def subscription_row(found: Subscription) -> Row:
         for name, value in found.headers.items()
     }
     return row(found) | {"headers": headers}
+
+
+def failing_row(found: Failing | None) -> Row:
+    """Since when a subscription has nothing but failures, and how many; None if it has not."""
+    return {"failing": None if found is None else row(found)}
 
 
 def event_row(found: StoredEvent) -> Row:

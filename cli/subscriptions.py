@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from outbox import InvalidInput, subscriptions
+from outbox import InvalidInput, health, subscriptions
 from outbox.deliveries import count_open
 from outbox.event_types import parse_patterns
 from outbox.headers import parse_headers
@@ -23,7 +23,7 @@ from .options import (
     text_option,
 )
 from .program import Failure, WrongUse
-from .rows import subscription_row
+from .rows import failing_row, subscription_row
 from .session import author, transaction
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .rows import Row
 
-_COLUMNS = ("id", "state", "types", "tenant", "url", "filter", "state_reason")
+_COLUMNS = ("id", "state", "types", "tenant", "url", "filter", "failing", "state_reason")
 
 
 @click.group("subscriptions")
@@ -115,7 +115,7 @@ def add(
 @json_option
 @database_option()
 def list_(tenant: str | None, removed: bool, as_json: bool) -> None:
-    """List subscriptions, oldest first.
+    """List subscriptions, oldest first, and which of them are failing.
 
     \b
     Example:
@@ -123,7 +123,9 @@ def list_(tenant: str | None, removed: bool, as_json: bool) -> None:
     """
     with transaction() as connection:
         found = subscriptions.list_subscriptions(connection, tenant=tenant, removed=removed)
-    output.many([subscription_row(each) for each in found], _COLUMNS, as_json=as_json)
+        failing = health.failing(connection, [each.id for each in found])
+    rows = [subscription_row(each) | failing_row(failing.get(each.id)) for each in found]
+    output.many(rows, _COLUMNS, as_json=as_json)
 
 
 @commands.command()
@@ -131,7 +133,7 @@ def list_(tenant: str | None, removed: bool, as_json: bool) -> None:
 @json_option
 @database_option()
 def show(id: UUID, as_json: bool) -> None:
-    """Show a subscription as it is now.
+    """Show a subscription as it is now, and whether it is failing.
 
     Secrets are not shown, nor the values of headers whose names sound like credentials.
 
@@ -141,7 +143,8 @@ def show(id: UUID, as_json: bool) -> None:
     """
     with transaction() as connection:
         found = subscriptions.show(connection, id)
-    _print(subscription_row(found), as_json)
+        failing = health.failing(connection, [id]).get(id)
+    _print(subscription_row(found) | failing_row(failing), as_json)
 
 
 @commands.command()

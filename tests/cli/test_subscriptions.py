@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
-from outbox.tables import subscription_change
+from outbox.tables import subscription_change, subscription_health
 
 from .rows import URL, add_delivery, add_event, add_subscription
 
@@ -41,7 +41,7 @@ def test_add_prints_everything_and_the_secret_once(cli: Cli) -> None:
     secret = added.pop("secret")
 
     assert secret.startswith("whsec_")
-    assert cli.json("subscriptions", "show", added["id"]) == added
+    assert cli.json("subscriptions", "show", added["id"]) == added | {"failing": None}
     assert {
         name: added[name] for name in added if name not in {"id", "created_at", "changed_at"}
     } == {
@@ -192,3 +192,19 @@ def test_what_was_removed_stays_removed(cli: Cli, committed_db: Database) -> Non
 
     assert result.exit_code == 1
     assert result.stderr == f"Error: subscription {id} is removed: it cannot be resumed\n"
+
+
+def test_failing_is_told(cli: Cli, committed_db: Database) -> None:
+    """`show` and `list` tell since when nothing succeeds, and how often it failed."""
+    failing, well = add_subscription(committed_db), add_subscription(committed_db)
+    row = {"subscription_id": failing, "failing_since": NOW, "failures": 57}
+    with committed_db.engine.begin() as connection:
+        connection.execute(insert(subscription_health), row)
+    told = {"since": "2026-01-31T09:00:00Z", "failures": 57}
+    line = "since: 2026-01-31 09:00:00Z, failures: 57"
+
+    assert cli.json("subscriptions", "show", str(failing))["failing"] == told
+    assert [each["failing"] for each in cli.json("subscriptions", "list")] == [told, None]
+    assert f"failing        {line}" in cli("subscriptions", "show", str(failing)).stdout
+    assert line in cli("subscriptions", "list").stdout
+    assert cli.json("subscriptions", "show", str(well))["failing"] is None
