@@ -229,6 +229,8 @@ class Deliverer:
 
     def _pause_of(self, lane: str, reply: Reply, judgement: Judgement, began: float) -> float:
         """Return the seconds to leave a lane alone after this reply."""
+        if not judgement.counts:  # nothing was asked, or it is our fault: no news of the receiver
+            return 0.0
         if not hurts(reply):
             self._breaker.answered(lane)
             return 0.0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from outbox.worker.breaker import FAILURES, FIRST_WINDOW, LONGEST_PAUSE, Breaker, hurts
-from outbox.worker.outcome import Reply
+from outbox.worker.deliver import Deliverer
+from outbox.worker.outcome import Age, Judgement, Reply, stillborn
+from outbox.worker.settings import Settings
 
 
 def reply(status: int | None, error_class: str | None = None) -> Reply:
@@ -103,3 +107,16 @@ def test_it_stays_within_bounds(answers: list[bool]) -> None:
             pause = breaker.failed("a", began=now, now=now)
         assert breaker.window("a") >= 1
         assert 0 <= pause <= LONGEST_PAUSE
+
+
+def test_what_was_not_sent_says_nothing() -> None:
+    """A delivery that is dead without a request neither closes a breaker nor opens it."""
+    nothing = cast("Any", None)
+    deliverer = Deliverer(nothing, nothing, Settings(database_url="-"))
+    down = reply(None, "connect"), Judgement("retry", delay=5.0)
+    unsent = stillborn(0, Age(now=7.0, most=5.0))
+    assert unsent
+    pauses = [deliverer._pause_of("a", *each, 0.0) for each in [*[down] * FAILURES, unsent]]
+
+    assert [pause > 0 for pause in pauses] == [False] * (FAILURES - 1) + [True, False]
+    assert deliverer._breaker.window("a") == 1
