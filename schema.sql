@@ -431,7 +431,7 @@ CREATE TABLE outbox.attempt (
     first_byte_ms integer,                              -- from the connection to the first byte of the answer
     body_ms       integer,
     status        smallint,                             -- of the HTTP response; NULL: none came
-    error_class   text,                                 -- dns connect tls timeout reset protocol blocked truncated internal
+    error_class   text,                                 -- dns connect tls timeout reset stale protocol blocked truncated internal
     error         text,                                 -- why it is not delivered, in a sentence
     response_body bytea,                                -- cut at 8 KiB; NULL: empty
     due_at        timestamptz,                          -- of the next attempt, after a retry

@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 from sqlalchemy import make_url
 
 from outbox import database, emit_many, schema, subscriptions
+from outbox.addresses import parse_allow
 from outbox.subscriptions import Author
 
 from .workload import TYPE, events
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import LiteralString
 
+LOOPBACK = parse_allow("127.0.0.0/8")
 BATCH = 1_000  # events in one transaction
 
 SETTINGS: LiteralString = """
@@ -75,7 +77,7 @@ class Database:
         with engine.begin() as connection:
             schema.apply(connection)
             by = Author("benchmark", "benchmarks.drain")
-            subscriptions.add(connection, receiver, [TYPE], by=by)
+            subscriptions.add(connection, receiver, [TYPE], by=by, allow=LOOPBACK)
         self.run("CHECKPOINT")
         todo = events(number)
         for start in range(0, number, BATCH):

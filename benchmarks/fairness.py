@@ -27,7 +27,7 @@ import click
 from outbox import Event, database, emit, emit_many, schema, subscriptions
 from outbox.subscriptions import Author
 
-from .database import BATCH, Database, fresh
+from .database import BATCH, LOOPBACK, Database, fresh
 from .drain import server, surroundings
 from .processes import Receiver, Stuck, receiver, wait_until, worker
 
@@ -63,9 +63,11 @@ def prepare(base: Database, sink: Receiver, *, hanging: bool) -> Engine:
     with engine.begin() as connection:
         schema.apply(connection)
         for number in range(OTHERS):
-            subscriptions.add(connection, f"{sink.url}/{number}", [f"other.{number}"], by=BY)
+            subscriptions.add(
+                connection, f"{sink.url}/{number}", [f"other.{number}"], by=BY, allow=LOOPBACK
+            )
         if hanging:
-            subscriptions.add(connection, f"{sink.url}/hang", ["hanging"], by=BY)
+            subscriptions.add(connection, f"{sink.url}/hang", ["hanging"], by=BY, allow=LOOPBACK)
     if hanging:
         fill(engine, ("hanging",), WAITING)
     return engine

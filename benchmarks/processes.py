@@ -86,6 +86,7 @@ def worker(
         "processes": processes,
         "concurrency": concurrency,
         "timeout": timeout,
+        "allow": "127.0.0.0/8",
     }
     arguments = [f"--{name}={value}" for name, value in options.items()]
     with _running("outbox.worker", *arguments, "--log-level=warning") as process:

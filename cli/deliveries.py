@@ -11,7 +11,7 @@ from outbox import deliveries
 
 from . import output
 from .options import before_option, database_option, id_argument, json_option, limit_option
-from .rows import attempt_row, delivery_row
+from .rows import attempt_row, delivery_row, phases
 from .session import transaction
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from .rows import Row
 
 _COLUMNS = ("id", "state", "attempt", "status", "type", "due_at", "url", "held", "error")
-_ATTEMPT_COLUMNS = ("attempt", "outcome", "status", "started_at", "duration_ms", "due_at", "error")
+_ATTEMPT_COLUMNS = (
+    "attempt", "outcome", "status", "started_at", "duration_ms", "phases", "due_at", "error",
+)  # fmt: skip
 
 
 @click.group("deliveries")
@@ -82,7 +84,8 @@ def show(id: UUID, as_json: bool) -> None:
 def _print(delivery: Row, attempts: list[Row]) -> None:
     output.one(delivery, as_json=False)
     output.section("attempts")
-    output.many(attempts, _ATTEMPT_COLUMNS, as_json=False)
+    rows = [attempt | {"phases": phases(attempt)} for attempt in attempts]
+    output.many(rows, _ATTEMPT_COLUMNS, as_json=False)
     for body, same in groupby(attempts, key=lambda attempt: attempt["response_body"]):
         if body is not None:
             numbers = ", ".join(str(attempt["attempt"]) for attempt in same)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from outbox import database, subscriptions
+from outbox.addresses import parse_allow
 from outbox.deliveries import list_attempts, list_deliveries
 from outbox.events import count_waiting, list_events
 from outbox.signing import new_secret
@@ -19,7 +20,7 @@ from . import output
 from .demo_account import Line, Stored, settle
 from .demo_host import Host
 from .demo_receiver import Receiver
-from .demo_stage import Stage, Worker, postgresql
+from .demo_stage import LOOPBACK, Stage, Worker, postgresql
 from .options import json_option
 from .program import Failure
 from .rows import row
@@ -93,7 +94,7 @@ def _subscribe(engine: Engine, receivers: Sequence[Receiver]) -> None:
         for receiver in receivers:
             subscriptions.add(
                 connection, receiver.log.url, [receiver.log.types], by=author(),
-                schedule=SCHEDULE, secret_text=receiver.secret,
+                schedule=SCHEDULE, secret_text=receiver.secret, allow=parse_allow(LOOPBACK),
             )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LOOPBACK = "127.0.0.0/8"  # where the receivers are; it is not allowed by itself
 PATIENCE = 8.0  # seconds for the worker to finish
 
 
@@ -94,7 +95,8 @@ class Worker:
 
     def __enter__(self) -> Self:
         # -P: a folder `outbox` in the place where the demo runs is not taken for the package
-        command = [sys.executable, "-P", "-m", "outbox.worker", "--database-url", self._url]
+        command = [sys.executable, "-P", "-m", "outbox.worker"]
+        command += ["--database-url", self._url, "--allow", LOOPBACK]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 command, env=_environment(), start_new_session=True,

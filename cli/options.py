@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from outbox.addresses import parse_allow
 from outbox.encoding import check_text
 
 from .session import URL, VARIABLE
@@ -30,6 +31,13 @@ limit_option = click.option(
 before_option = click.option(
     "--before", type=click.UUID, metavar="ID", help="Older ones: the last id of the page before."
 )
+
+allow_option = click.option(
+    "--allow", metavar="LIST", envvar="OUTBOX_ALLOW", default="",
+    callback=lambda _, __, text: parse_allow(text),
+    help="Networks, addresses and names that may be called besides public addresses, by commas; "
+    "else OUTBOX_ALLOW is taken. The worker needs the same.",
+)  # fmt: skip
 
 
 def database_option(*, envvar: str | None = None) -> Decorator:

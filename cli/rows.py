@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _CREDENTIAL = re.compile(
     "auth|cookie|credential|key|password|secret|signature|token", re.IGNORECASE
 )
+_PHASES = ("dns", "connect", "tls", "first_byte", "body")
 _HIDDEN = "[secure]"
 _DELIVERY = {"attempts": "attempt"}  # in the words of delivery_queue
 
@@ -52,6 +53,12 @@ def attempt_row(found: Attempt) -> Row:
     """An attempt, with what was kept of the response's body as text."""
     body = None if found.response_body is None else found.response_body.decode(errors="replace")
     return row(found) | {"response_body": body}
+
+
+def phases(attempt: Row) -> str | None:
+    """Return the milliseconds of each phase that an attempt went through, in a line."""
+    times = ((name.replace("_", " "), attempt[f"{name}_ms"]) for name in _PHASES)
+    return ", ".join(f"{name} {ms}" for name, ms in times if ms is not None) or None
 
 
 def row(found: Any) -> Row:

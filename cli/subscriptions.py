@@ -15,6 +15,7 @@ from outbox.schedule import format_schedule, parse_schedule
 
 from . import output
 from .options import (
+    allow_option,
     database_option,
     has_terminal,
     id_argument,
@@ -79,6 +80,7 @@ def commands() -> None:
     help="One event of a subject after the other; behind a dead one stop, or skip it.",
 )
 @click.option("--secret-stdin", is_flag=True, help="Read the whsec_ secret from stdin.")
+@allow_option
 @json_option
 @database_option()
 def add(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING
 
-from .addresses import check_url
+from .addresses import ANYWHERE, check_url
 from .errors import InvalidInput
 from .headers import check_headers
 from .signing import secret_key, signature_header
@@ -63,14 +63,15 @@ def prepare(
 ) -> Target:
     """Return the Target of a subscription; `secrets` are (secret, expires at), newest first.
 
-    Raises InvalidInput if the url, a header or a secret could not be sent or used.
+    Raises InvalidInput if the url, a header or a secret could not be sent or used; whether
+    its address is allowed is judged at each connection.
     """
     own = tuple((k.lower().encode(), v.encode()) for k, v in check_headers(headers).items())
     fixed = ((b"content-type", b"application/json"), (b"user-agent", USER_AGENT.encode()))
     keys = tuple(Key(secret_key(secret), expires_at) for secret, expires_at in secrets)
     if not keys:
         raise InvalidInput("secret", "there is none that is still valid")
-    return Target(check_url(url), (*fixed, *own), keys)
+    return Target(check_url(url, allow=ANYWHERE), (*fixed, *own), keys)
 
 
 def standard_body(type: str, occurred_at: datetime, data: str) -> bytes:

@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError
 
 from . import health
-from .addresses import check_url
+from .addresses import PUBLIC, check_url
 from .encoding import check_text
 from .errors import InvalidInput, NotFound, WrongState
 from .event_types import check_pattern
@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from sqlalchemy import ColumnElement, Connection, RowMapping, Update
+
+    from .addresses import Allowed
 
 MAX_FILTER = 4_096
 
@@ -119,6 +121,7 @@ def add(
     burst: int | None = None,
     ordered: str | None = None,
     secret_text: str | None = None,
+    allow: Allowed = PUBLIC,
 ) -> tuple[Subscription, str]:
     """Add a subscription and return it with its secret, which is not shown again.
 
@@ -129,12 +132,13 @@ def add(
 
     The limits hold for all workers together: `max_in_flight` requests at once, `rate` a
     second and in no second more than `burst` above it, `ordered` ("stop" or "skip" what is dead)
-    for one event of a subject after the other. Raises InvalidInput.
+    for one event of a subject after the other. `allow` is what the operator allows besides
+    public addresses (`addresses.parse_allow`). Raises InvalidInput.
     """
     patterns = _check_types(types)
     values: dict[str, Any] = {
         "tenant": None if tenant is None else check_text("tenant", tenant, 255),
-        "url": check_url(url),
+        "url": check_url(url, allow=allow),
         "types": patterns,
         "format": format,
         "schemes": list(schemes),

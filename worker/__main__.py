@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from outbox.addresses import parse_allow
 from outbox.errors import InvalidInput, OutboxError
 from outbox.version import __version__
 
 from .process import Process, run_process
+from .proxy import parse_proxy
 from .settings import Settings
 from .supervisor import Supervisor
 from .telemetry import configure
@@ -51,6 +53,20 @@ Example:
 @click.option(
     "--lease", envvar="OUTBOX_LEASE", default=0.0, show_default="timeout + 15",
     help="Seconds after which another worker takes over a claim.",
+)  # fmt: skip
+@click.option(
+    "--allow", envvar="OUTBOX_ALLOW", default="", type=parse_allow, metavar="LIST",
+    show_default="public addresses",
+    help="Networks, addresses and names that may be called as well, by commas: "
+    "10.0.0.0/8,*.internal.example",
+)  # fmt: skip
+@click.option(
+    "--proxy", envvar="OUTBOX_PROXY", default="", type=parse_proxy, metavar="URL",
+    show_default="none", help="http://host:port of an egress proxy.",
+)  # fmt: skip
+@click.option(
+    "--ca-file", envvar="OUTBOX_CA_FILE", metavar="PATH",
+    help="Certificates (PEM) trusted besides the system's.",
 )  # fmt: skip
 @click.option("--log-format", envvar="OUTBOX_LOG_FORMAT", type=click.Choice(["text", "json"]),
               default="text", help="To stderr.")  # fmt: skip

@@ -69,6 +69,7 @@ class Attempter:
                 response_body=reply.body or None,
                 limited=claim.limited,
                 operational=claim.operational,
+                **reply.phases._asdict(),
             ),
             disable=judgement.disable,
         )
@@ -106,7 +107,7 @@ class Attempter:
             return
         dead = judgement.outcome == "dead"
         logger.log(
-            logging.WARNING if dead else logging.INFO,
+            logging.WARNING if dead or reply.error_class == "blocked" else logging.INFO,
             "%s after attempt %d: %s",
             "dead" if dead else f"retry in {judgement.delay:.0f} s",
             claim.attempt,

@@ -9,7 +9,9 @@ clock and no database. Whoever answered with a status is judged by the status al
 
 429, 502, 503 and 504 say that the receiver has too much to do: when they come with
 Retry-After, the whole subscription is left alone for as long. A fault of ours is never
-held against the receiver.
+held against the receiver. Nor is a kept connection that was closed before it answered
+(`stale`): the request is made again at once, on another connection, but as an attempt of
+its own, because the receiver may have read the first (its `webhook-id` tells).
 
 Some deliveries are dead before any request: those that lost too many workers, and those
 older than the maximal age of their subscription. `stillborn` says which.
@@ -23,6 +25,8 @@ from typing import TYPE_CHECKING, Literal
 
 from outbox.schedule import MAX_ASKED, format_schedule, jittered, retry_after, retry_delay
 
+from .phases import NO_PHASES, Phases
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -31,7 +35,8 @@ if TYPE_CHECKING:
 Outcome = Literal["delivered", "retry", "dead"]
 
 ERROR_CLASSES = (
-    "dns", "connect", "tls", "timeout", "reset", "protocol", "blocked", "truncated", "internal",
+    "dns", "connect", "tls", "timeout", "reset", "stale", "protocol", "blocked", "truncated",
+    "internal",
 )  # fmt: skip
 OVERLOADED = frozenset({429, 502, 503, 504})
 OWN_FAULT_DELAY = 5.0
@@ -54,6 +59,7 @@ class Reply:
     body: bytes
     error_class: str | None
     error: str | None
+    phases: Phases = NO_PHASES
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +164,8 @@ def _judge(
     reply: Reply, failures: int, schedule: Sequence[float], now: datetime, rng: Random
 ) -> Judgement:
     reason = _reason(reply)
+    if reply.status is None and reply.error_class == "stale":
+        return Judgement("retry", delay=0.0, reason=reason, counts=False)
     if reply.status is None and reply.error_class in (None, "internal"):
         delay = jittered(OWN_FAULT_DELAY, rng)
         return Judgement("retry", delay=delay, reason=reason, counts=False)

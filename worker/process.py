@@ -28,7 +28,7 @@ from .loop import Bell, run
 from .maintenance import Maintenance
 from .record import Recorder
 from .store import CHANNEL, Store, check_schema, configure
-from .transport import AiohttpTransport
+from .transport import AiohttpTransport, tls_context
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -51,7 +51,8 @@ class Process:
         self._code = 0
 
     async def check(self) -> None:
-        """Raise an OutboxError unless the database can be used."""
+        """Raise an OutboxError unless the database, and what else is set, can be used."""
+        tls_context(self._settings.ca_file)
         try:
             async with await psycopg.AsyncConnection.connect(self._target) as connection:
                 await check_schema(connection)
@@ -63,9 +64,7 @@ class Process:
         await self.check()
         async with AsyncExitStack() as stack:
             pool = await stack.enter_async_context(_pool(self._target))
-            transport = await stack.enter_async_context(
-                AiohttpTransport(connect_timeout=self._settings.connect_timeout)
-            )
+            transport = await stack.enter_async_context(_transport(self._settings))
             store = Store(pool)
             await store.register(socket.gethostname(), os.getpid(), __version__)
             logger.info(
@@ -143,6 +142,15 @@ class Process:
             logger.error("stopping: %s", SchemaMismatch(version, SCHEMA_VERSION))
             self._code = 1
             self._stopping.set()
+
+
+def _transport(settings: Settings) -> AiohttpTransport:
+    return AiohttpTransport(
+        connect_timeout=settings.connect_timeout,
+        allow=settings.allow,
+        proxy=settings.proxy,
+        ca_file=settings.ca_file,
+    )
 
 
 def _pool(target: str) -> AsyncConnectionPool:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from .failures import Blocked, DnsError, Stale, TlsError
 from .outcome import Reply
-from .transport import DnsError, TlsError
+from .phases import WORDS, Stopwatch
 
 if TYPE_CHECKING:
     from outbox.request import Outgoing
@@ -27,22 +28,26 @@ async def send(transport: httpx.AsyncBaseTransport, outgoing: Outgoing, *, timeo
 
     reply = await send(httpx.MockTransport(handler), outgoing, timeout=20)
     """
+    watch = Stopwatch()
     request = httpx.Request(
         "POST",
         _url(outgoing.url),
         headers=outgoing.headers,
         stream=httpx.ByteStream(outgoing.body),
+        extensions={"stopwatch": watch},
     )
     response: httpx.Response | None = None
     try:
         async with asyncio.timeout(timeout):
             response = await transport.handle_async_request(request)
+            watch.enter("body")
             body = await _read(response)
     except TimeoutError:
-        return _broken(response, "timeout", f"no complete answer within {timeout:g} s")
+        late = "dns" if watch.phase == "dns" else "timeout"
+        return _broken(response, watch, late, f"no complete answer within {timeout:g} s")
     except httpx.TransportError as error:
-        return _broken(response, _error_class(error), str(error))
-    return _reply(response, body, None, None)
+        return _broken(response, watch, _error_class(error), str(error))
+    return _reply(response, body, watch)
 
 
 async def _read(response: httpx.Response) -> bytes:
@@ -61,10 +66,14 @@ async def _read(response: httpx.Response) -> bytes:
 
 
 def _reply(
-    response: httpx.Response, body: bytes, error_class: str | None, error: str | None
+    response: httpx.Response,
+    body: bytes,
+    watch: Stopwatch,
+    error_class: str | None = None,
+    error: str | None = None,
 ) -> Reply:
     headers = () if response.is_success else _decoded(response)
-    return Reply(response.status_code, headers, body, error_class, error)
+    return Reply(response.status_code, headers, body, error_class, error, watch.stop())
 
 
 def _decoded(response: httpx.Response) -> tuple[tuple[str, str], ...]:
@@ -74,11 +83,15 @@ def _decoded(response: httpx.Response) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _broken(response: httpx.Response | None, error_class: str, error: str) -> Reply:
+def _broken(
+    response: httpx.Response | None, watch: Stopwatch, error_class: str, error: str
+) -> Reply:
     """Headers that were seen decide all the same; a broken body is a note beside them."""
+    if error_class == "timeout":
+        error = f"{error} (while {WORDS[watch.phase]})"
     if response is None:
-        return Reply(None, (), b"", error_class, error)
-    return _reply(response, b"", "truncated", error)
+        return Reply(None, (), b"", error_class, error, watch.stop())
+    return _reply(response, b"", watch, "truncated", error)
 
 
 def _error_class(error: httpx.TransportError) -> str:
@@ -89,14 +102,17 @@ def _error_class(error: httpx.TransportError) -> str:
 
 
 _CLASSES: tuple[tuple[type[httpx.TransportError], str], ...] = (
+    (Blocked, "blocked"),
     (DnsError, "dns"),
     (TlsError, "tls"),
-    (httpx.ConnectTimeout, "timeout"),
+    (Stale, "stale"),
+    (httpx.PoolTimeout, "internal"),
     (httpx.TimeoutException, "timeout"),
     (httpx.ConnectError, "connect"),
     (httpx.RemoteProtocolError, "protocol"),
     (httpx.LocalProtocolError, "protocol"),
     (httpx.UnsupportedProtocol, "protocol"),
+    (httpx.ProxyError, "connect"),
     (httpx.NetworkError, "reset"),
 )
 

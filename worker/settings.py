@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from outbox.addresses import PUBLIC, Allowed
 from outbox.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from .proxy import Proxy
 
 FLUSH_SECONDS = 0.04  # how long a result waits for others to be recorded with it
 FLUSH_SIZE = 500
@@ -14,7 +19,11 @@ START_MARGIN = 5.0  # seconds of a lease kept free for recording after the deadl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Times are in seconds. `concurrency` is requests in flight in one process."""
+    """Times are in seconds. `concurrency` is requests in flight in one process.
+
+    `allow` is what may be called besides public addresses, `ca_file` the certificates that
+    are trusted besides the system's.
+    """
 
     database_url: str
     concurrency: int = 100
@@ -23,6 +32,9 @@ class Settings:
     connect_timeout: float = 5.0
     grace: float = 25.0
     lease: float = 0.0
+    allow: Allowed = PUBLIC
+    proxy: Proxy | None = None
+    ca_file: str | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:

@@ -1,8 +1,12 @@
 """httpx on the outside, aiohttp's engine underneath.
 
 An `httpx.AsyncBaseTransport` that speaks plain HTTP/1.1: no redirects, no cookies, no
-proxies, no decompression, no retries of its own. httpx's own connection pool grows slow
-with the connections it holds; this one does not (section "Why it is so" of the README).
+proxies of the environment, no decompression, no retries of its own, and connections only
+to addresses that are allowed (`connector.py`). httpx's own connection pool grows slow with
+the connections it holds; this one does not (section "Why it is so" of the README).
+
+A kept connection that turns out to be closed is reported as `Stale`: whether the request
+is made again is not decided here, because the receiver may have read it.
 
 Objects that a subscription's requests share (its URL) are made once and kept.
 """
@@ -18,40 +22,62 @@ import httpx
 from multidict import CIMultiDict
 from yarl import URL
 
+from outbox.addresses import PUBLIC
+from outbox.errors import InvalidInput
+
+from .connector import EXCHANGE, Connector, Exchange, Policy
+from .failures import Stale
+from .phases import Stopwatch
+from .resolver import Resolver
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from outbox.addresses import Allowed
+
+    from .proxy import Proxy
+
 MAX_LINE = 8_190  # bytes of a status or header line
-KEEP_ALIVE = 4.0  # seconds; less than the 5 s after which many servers close an idle connection
-
-
-class DnsError(httpx.ConnectError):
-    """The name of the receiver does not resolve."""
-
-
-class TlsError(httpx.ConnectError):
-    """The receiver's certificate or handshake is not acceptable."""
+MAX_HEADERS = 128
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
-    """Sends `httpx.Request`s; at most `connect_timeout` seconds to connect, TLS included."""
+    """Sends `httpx.Request`s.
 
-    def __init__(self, *, connect_timeout: float) -> None:
+    `connect_timeout` is the seconds to resolve, connect and shake hands, `ca_file` holds
+    certificates that are trusted besides the system's. A `Stopwatch` in the request's
+    extensions ("stopwatch") is told of each phase.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect_timeout: float,
+        allow: Allowed = PUBLIC,
+        proxy: Proxy | None = None,
+        ca_file: str | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
+        policy = Policy(timeout=connect_timeout, tls=tls_context(ca_file), allow=allow, proxy=proxy)
+        self._proxy = URL(proxy.url) if proxy else None
+        self._resolver = resolver or Resolver()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, ssl=_tls(), keepalive_timeout=KEEP_ALIVE, ttl_dns_cache=10
-            ),
+            connector=Connector(policy, self._resolver),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout),
+            timeout=aiohttp.ClientTimeout(total=None),
             skip_auto_headers=("accept", "accept-encoding", "user-agent", "content-type"),
             auto_decompress=False,
             trust_env=False,
             max_line_size=MAX_LINE,
             max_field_size=MAX_LINE,
+            max_headers=MAX_HEADERS,
         )
+        self._session._retry_connection = False  # noqa: SLF001 - else a PUT may go out twice
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` and return as soon as the headers are there."""
+        exchange = Exchange(request.extensions.get("stopwatch") or Stopwatch())
+        EXCHANGE.set(exchange)
         headers = CIMultiDict(
             [(k.decode("ascii"), v.decode("ascii")) for k, v in request.headers.raw]
         )
@@ -62,12 +88,14 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 data=await _bytes(request.stream),
                 headers=headers,
                 allow_redirects=False,
+                proxy=self._proxy,
             )
-        except (aiohttp.ClientError, ValueError, TimeoutError, OSError) as error:
-            raise _translated(error) from error
+        except (aiohttp.ClientError, ValueError, OSError) as error:
+            raise _translated(error, exchange) from error
         return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
 
     async def aclose(self) -> None:
+        self._resolver.close()
         await self._session.close()
 
 
@@ -84,7 +112,7 @@ class _Body(httpx.AsyncByteStream):
         try:
             chunk = await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise _translated(error) from error
+            raise _translated(error, None) from error
         if not chunk:
             raise StopAsyncIteration
         return chunk
@@ -109,44 +137,54 @@ def _yarl(url: str) -> URL:
     return URL(url, encoded=True)
 
 
-def _tls() -> ssl.SSLContext:
-    context = ssl.create_default_context()
+def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
+    """Return how TLS is spoken: 1.2 or newer, certificates verified, no keys logged.
+
+    Not `ssl.create_default_context`, which writes every key to a file that the environment
+    may name. Raises InvalidInput when `ca_file` holds no certificates.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_default_certs()
+    try:
+        if ca_file:
+            context.load_verify_locations(ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidInput("ca-file", "is not a readable file of PEM certificates") from error
     return context
 
 
-def _translated(error: Exception) -> httpx.TransportError:
+def _translated(error: Exception, exchange: Exchange | None) -> httpx.TransportError:
     """Return httpx's name for what aiohttp saw, in words without the URL's query."""
+    if isinstance(error, _CUT) and exchange and not exchange.fresh and not _received(exchange):
+        return Stale("a kept connection was closed by the receiver")
     name = next((name for known, name in _NAMES if isinstance(error, known)), httpx.ReadError)
     return name(_in_words(error))
+
+
+def _received(exchange: Exchange) -> int:
+    return exchange.wire.received if exchange.wire else 0
 
 
 def _in_words(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientResponseError):
         return error.message.split("\n")[0].rstrip(":")
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return _WORDS.get(type(error), type(error).__name__)
 
 
+_CUT = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+
 _WORDS: dict[type[Exception], str] = {
-    aiohttp.ClientConnectorCertificateError: "the certificate is not valid for this host",
     aiohttp.ServerDisconnectedError: "the receiver closed the connection without an answer",
     aiohttp.ClientPayloadError: "the body broke off",
-    aiohttp.ConnectionTimeoutError: "no connection in time",
     aiohttp.InvalidURL: "the URL is not valid",
 }
 
 # The first that fits counts: aiohttp's classes inherit from each other and from OSError.
 _NAMES: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
-    (aiohttp.ClientConnectorDNSError, DnsError),
-    (aiohttp.ClientSSLError, TlsError),
-    (aiohttp.ClientConnectorCertificateError, TlsError),
-    (aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout),
-    (aiohttp.ServerTimeoutError, httpx.ReadTimeout),
-    (TimeoutError, httpx.ConnectTimeout),
-    (aiohttp.ClientConnectorError, httpx.ConnectError),
     (aiohttp.ClientPayloadError, httpx.ReadError),
     (aiohttp.ClientResponseError, httpx.RemoteProtocolError),
     (aiohttp.ServerDisconnectedError, httpx.ReadError),

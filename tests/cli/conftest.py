@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from tests.databases import Database
 
 
-PLAIN = {"COLUMNS": "80", "FORCE_COLOR": None, "NO_COLOR": None, "TERM": "xterm"}
+PLAIN = {
+    "COLUMNS": "80", "FORCE_COLOR": None, "NO_COLOR": None, "TERM": "xterm",
+    "OUTBOX_ALLOW": "127.0.0.0/8",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,14 @@ def test_show_for_a_person(cli: Cli, pending: UUID, event: UUID, subscription: U
     )
 
 
+def test_phases_are_shown(cli: Cli, committed_db: Database, pending: UUID) -> None:
+    """An attempt shows how long each of its phases took, and only those that it had."""
+    add_attempt(committed_db, pending, 2, "retry", dns_ms=3, connect_ms=12, first_byte_ms=120)
+    out = cli.out("deliveries", "show", str(pending))
+
+    assert "  dns 3, connect 12, first byte 120  " in out
+
+
 def test_the_same_response_is_shown_once(cli: Cli, committed_db: Database, pending: UUID) -> None:
     """Attempts in a row that were answered alike share one body."""
     add_attempt(committed_db, pending, 2, "retry", **REFUSED)

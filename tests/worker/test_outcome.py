@@ -147,7 +147,10 @@ def test_3xx_without_target(status: int) -> None:
     assert found.reason == f"HTTP {status} (redirects are not followed)"
 
 
-@pytest.mark.parametrize("error_class", [c for c in ERROR_CLASSES if c != "internal"])
+FREE = {"internal", "stale"}  # held against nobody
+
+
+@pytest.mark.parametrize("error_class", [c for c in ERROR_CLASSES if c not in FREE])
 def test_no_answer_is_retried(error_class: str) -> None:
     """A request that brought no answer, or was not allowed, is a failure like any other."""
     found = judged(failure(error_class, "refused"), failures=1)
@@ -168,6 +171,14 @@ def test_own_fault_does_not_count() -> None:
     assert found.reason == "internal: the pool is full"
 
 
+def test_a_stale_connection_does_not_count() -> None:
+    """A kept connection that was closed is no failure: the next attempt is due at once."""
+    found = judged(failure("stale", "closed by the receiver"), failures=9)
+
+    assert (found.outcome, found.counts, found.delay) == ("retry", False, 0)
+    assert found.reason == "stale: closed by the receiver"
+
+
 def test_neither_answer_nor_reason_is_our_fault() -> None:
     """A reply that says nothing at all can only be a mistake of ours."""
     found = judged(Reply(None, (), b"", None, None), failures=9)
@@ -184,7 +195,7 @@ def test_whatever_the_reply(reply: Reply, failures: int, rng: Random) -> None:
     assert (found.outcome == "delivered") == is_2xx
     assert (found.outcome == "retry") == (found.delay is not None)
     assert (found.disable is not None) == (reply.status == 410)
-    assert found.delay is None or found.delay > 0
+    assert found.delay is None or found.delay > 0 or reply.error_class == "stale"
     assert found.throttle is None or found.throttle <= 3600
     assert is_2xx or found.reason
     assert (found.reason or "").isprintable()
