@@ -70,9 +70,17 @@ class Wire(ResponseHandler):
         super().feed_data(data, size)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes from the network."""
+        """Take bytes from the network: the headers alone first, so that a broken body behind
+
+        them, which fails the parser, does not take them with it.
+        """
+        fresh = not self.received
         self.received += len(data)
-        super().data_received(data)
+        if fresh and (end := data.find(b"\r\n\r\n") + 4) > 3:
+            super().data_received(data[:end])
+            data = data[end:]
+        if data:
+            super().data_received(data)
         if self.received > MAX_HEAD and not self._answered and self.transport is not None:
             self.transport.close()
             self.set_exception(BadHttpMessage("the headers have no end"))

@@ -54,4 +54,5 @@ class Stopwatch:
     def stop(self) -> Phases:
         """End the phase it is in and return how long each took."""
         self.enter(self.phase)
-        return Phases(**{f"{name}_ms": round(1000 * t) for name, t in self._spent.items()})
+        times = map(self._spent.get, WORDS)
+        return Phases(*[None if t is None else round(1000 * t) for t in times])

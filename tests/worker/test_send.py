@@ -6,10 +6,8 @@ import asyncio
 import gzip
 import socket
 import ssl
-import struct
 import time
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -20,14 +18,17 @@ from outbox.worker.send import BODY_KEPT, send
 from outbox.worker.transport import AiohttpTransport
 from tests.factories import LOOPBACK
 
+from .peers import OK, answering, hang, listening, reset, whole_request
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from outbox.worker.outcome import Reply
 
+    from .peers import Peer
+
 BODY = b'{"type":"invoice.paid"}'
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 DEADLINE = 0.3
 SLACK = 3.0  # for a busy machine; who drips would go on for 5 seconds
 
@@ -120,61 +121,6 @@ def test_error_classes(error: type[httpx.TransportError], error_class: str) -> N
 # With the real one, and receivers that misbehave.
 
 
-class Peer(Protocol):
-    """One side of a connection."""
-
-    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Do what this receiver does with one connection."""
-
-
-@asynccontextmanager
-async def listening(peer: Peer, **options: Any) -> AsyncIterator[int]:
-    """A receiver on 127.0.0.1; its port. It ends when the sender has gone."""
-    tasks = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.add(asyncio.current_task())
-        try:
-            await peer(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the sender went away, as some tests want
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, **options)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        await asyncio.gather(*filter(None, tasks))
-
-
-async def whole_request(reader: asyncio.StreamReader) -> bytes:
-    """Read one request to its end."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = next(
-        int(line.split(b":")[1])
-        for line in head.lower().split(b"\r\n")
-        if line.startswith(b"content-length:")
-    )
-    return head + await reader.readexactly(length)
-
-
-def answering(*chunks: bytes, pause: float = 0, hold: bool = False) -> Peer:
-    """A receiver that reads the request and writes these bytes."""
-
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await whole_request(reader)
-        for chunk in chunks:
-            writer.write(chunk)
-            await writer.drain()
-            await asyncio.sleep(pause)
-        if hold:
-            await reader.read()
-
-    return peer
-
-
 async def exchange(
     port: int, *, path: str = "/x", timeout: float = DEADLINE, body: bytes = BODY, times: int = 1
 ) -> Reply:
@@ -217,17 +163,6 @@ def test_on_the_wire() -> None:
     assert {line.split(b":")[0].lower() for line in lines} == {
         b"host", b"content-type", b"webhook-id", b"content-length",
     }  # fmt: skip
-
-
-async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.read()
-
-
-async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await whole_request(reader)
-    connection = writer.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
 
 
 FAILURES: dict[str, tuple[Peer, str]] = {
