@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from . import logs
 from .databases import cloned_db, committed_db, db, server, shared_database, template
 from .receiver import Receiver
 
@@ -13,6 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["cloned_db", "committed_db", "db", "receiver", "server", "shared_database", "template"]
+
+
+def pytest_configure() -> None:
+    """From the first line on."""
+    logs.listen()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks at the logs of all the others comes last."""
+    items.sort(key=lambda item: "test_logs.py" in item.nodeid)
 
 
 @pytest.fixture

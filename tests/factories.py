@@ -11,6 +11,8 @@ from outbox import Event, subscriptions
 from outbox.addresses import parse_allow
 from outbox.subscriptions import Author
 
+from .logs import CANARY
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,12 +27,12 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 def event(type: str = "invoice.paid", **fields: Any) -> Event:
     """An event that is due already, also within the transaction that emits it."""
-    return Event(type=type, **{"due_at": LONG_AGO, **fields})
+    return Event(type=type, **{"due_at": LONG_AGO, "data": {"text": CANARY}, **fields})
 
 
 def subscribe(
     connection: Connection,
-    url: str = "http://127.0.0.1:9/",
+    url: str = f"http://127.0.0.1:9/?token={CANARY}",
     types: Sequence[str] = ("*",),
     **options: Any,
 ) -> Subscription:

@@ -10,6 +10,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from . import logs
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -70,13 +72,15 @@ class Worker:
         for line in self._process.stderr:
             with self._changed:
                 self.lines.append(line.rstrip("\n"))
+                logs.lines.append(self.lines[-1])
                 self._changed.notify_all()
 
 
 @contextmanager
 def start_worker(url: str, *arguments: str) -> Iterator[Worker]:
     """Run `outbox-worker` on a database; it is stopped at the end if it still runs."""
-    command = [sys.executable, "-m", "outbox.worker", "--database-url", url, *arguments]
+    command = [sys.executable, "-m", "outbox.worker", "--database-url", url]
+    command += ["--log-level", "debug", *arguments]
     with subprocess.Popen(  # noqa: S603 - our own program
         command, env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:

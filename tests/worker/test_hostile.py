@@ -25,6 +25,7 @@ from outbox.worker import attempt, send
 from outbox.worker.resolver import Resolver
 from outbox.worker.transport import AiohttpTransport
 from tests.factories import LOOPBACK, event, rows, subscribe
+from tests.logs import CANARY
 
 from .certificates import DAY, NOW, Authority
 from .conftest import until, working
@@ -210,7 +211,9 @@ class Scene:
 
     def emit(self, count: int = 1) -> None:
         with self.database.engine.begin() as connection:
-            outbox.emit_many(connection, [event("hostile", data={"large": "x" * 1_000})] * count)
+            outbox.emit_many(
+                connection, [event("hostile", data={"large": "x" * 1_000, "text": CANARY})] * count
+            )
 
     def recorded(self, count: int) -> list[tuple[Any, ...]]:
         query = """
@@ -250,10 +253,10 @@ def test_a_receiver_that(what: str, scene: Scene) -> None:
 
     async def run() -> list[tuple[Any, ...]]:
         async with listening(peer) as port:
-            return await scene.play(f"http://127.0.0.1:{port}/hook")
+            return await scene.play(f"http://127.0.0.1:{port}/hook?token={CANARY}")
 
     (recorded,) = asyncio.run(run())
-    (phases,) = (r.phases for url, r in scene.replies.items() if url.endswith("/hook"))
+    (phases,) = (r.phases for url, r in scene.replies.items() if "/hook?" in url)
 
     check(recorded, expected)
     assert peak() - before < MEMORY
@@ -283,13 +286,13 @@ def over_tls(
     async def run() -> list[tuple[Any, ...]]:
         async with listening(peer, **({"ssl": context} if context else {})) as port:
             return await scene.play(
-                f"https://good.example:{port}/hook",
+                f"https://good.example:{port}/hook?token={CANARY}",
                 resolver=Resolver(named),
                 ca_file=authority.file,
             )
 
     (recorded,) = asyncio.run(run())
-    return recorded, next(r for url, r in scene.replies.items() if url.endswith("/hook"))
+    return recorded, next(r for url, r in scene.replies.items() if "/hook?" in url)
 
 
 def test_a_good_certificate(scene: Scene, authority: Authority) -> None:
@@ -382,7 +385,7 @@ def test_nobody_accepts(scene: Scene) -> None:
 
     async def run() -> list[tuple[Any, ...]]:
         async with full() as port:
-            return await scene.play(f"http://127.0.0.1:{port}/hook")
+            return await scene.play(f"http://127.0.0.1:{port}/hook?token={CANARY}")
 
     (recorded,) = asyncio.run(run())
 
@@ -398,7 +401,7 @@ def test_six_names_that_hang(scene: Scene) -> None:
         raise OSError(f"{host} is gone")
 
     async def run() -> list[tuple[Any, ...]]:
-        urls = [f"http://hang{n}.example/hook" for n in range(6)]
+        urls = [f"http://hang{n}.example/hook?token={CANARY}" for n in range(6)]
         return await scene.play(*urls, resolver=Resolver(lookup))
 
     recorded = asyncio.run(run())
@@ -426,7 +429,7 @@ def test_a_kept_connection_that_was_closed(scene: Scene) -> None:
     async def run() -> list[tuple[Any, ...]]:
         transport = AiohttpTransport(allow=LOOPBACK, connect_timeout=CONNECT)
         async with listening(peer) as port:
-            scene.subscribe(f"http://127.0.0.1:{port}/hook")
+            scene.subscribe(f"http://127.0.0.1:{port}/hook?token={CANARY}")
             async with working(scene.database, transport, timeout=DEADLINE):
                 scene.emit()
                 await until(lambda: scene.recorded(1))
@@ -455,6 +458,6 @@ def test_an_answer_that_nobody_asked_for(scene: Scene) -> None:
 
     async def run() -> list[tuple[Any, ...]]:
         async with listening(peer) as port:
-            return await scene.play(f"http://127.0.0.1:{port}/hook", count=3)
+            return await scene.play(f"http://127.0.0.1:{port}/hook?token={CANARY}", count=3)
 
     assert {each[2] for each in asyncio.run(run())} == {"delivered"}

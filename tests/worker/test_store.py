@@ -18,6 +18,7 @@ from outbox.worker.claim import Claim
 from outbox.worker.fanout import FanOut
 from outbox.worker.store import FannedOut, Gone, Lane, Recipient, Store, query
 from tests.factories import BY, subscribe
+from tests.logs import CANARY
 
 from .conftest import LEASE, Fleet, result, until
 
@@ -690,8 +691,8 @@ def test_recipients(fleet: Fleet) -> None:
 
     assert fleet.run(fleet.a.recipients([str(id), NO_LANE])) == [
         Recipient(
-            str(id), 1, "http://127.0.0.1:9/", "POST", "standard", ("standard",), {"A": "1"}, None,
-            None, (0.0, 1.5), None,
+            str(id), 1, f"http://127.0.0.1:9/?token={CANARY}", "POST", "standard", ("standard",),
+            {"A": "1"}, None, None, (0.0, 1.5), None,
             [("newest", None), (generated, None), ("expiring", 4102444800.0)],
         )
     ]  # fmt: skip
