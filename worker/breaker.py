@@ -30,7 +30,7 @@ def hurts(reply: Reply) -> bool:
     about the next event.
     """
     if reply.status is None:
-        return reply.error_class not in {None, "internal"}
+        return reply.error_class not in {None, "internal", "stale"}
     return reply.status in OVERLOADED
 
 
