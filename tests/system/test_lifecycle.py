@@ -67,8 +67,8 @@ def test_sigterm(committed_db: Database, receiver: Receiver) -> None:
     """It finishes and records what is in flight, gives the rest back, and exits 0."""
     receiver.script = lambda _: Answer(delay=0.7)
     emit(committed_db.engine, receiver, 20)
-    with start_worker(committed_db.url, "--concurrency", "4") as worker:
-        receiver.wait_for(4)
+    with start_worker(committed_db.url, "--concurrency", "5") as worker:
+        receiver.wait_for(4)  # the fifth is for another subscription
         assert worker.terminate() == 0
 
     assert len(receiver.requests) == 4
