@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from outbox.addresses import parse_allow
-from outbox.errors import InvalidInput, OutboxError
+from outbox.errors import InvalidInput, OutboxError, SchemaMismatch
 from outbox.version import __version__
 
 from .process import Process, run_process
 from .proxy import parse_proxy
 from .settings import Settings
-from .supervisor import Supervisor
+from .supervisor import FUTILE, Supervisor
 from .telemetry import configure
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def command(log_format: str, log_level: str, check: bool, **values: object) -> N
 
 def _work(settings: Settings) -> int:
     if settings.processes == 1:
-        return _loop(settings)
+        return min(_loop(settings), 1)
     asyncio.run(Process(settings).check())
     return Supervisor(settings.processes, lambda pipe: _child(settings, pipe)).run()
 
@@ -98,7 +98,14 @@ def _loop(settings: Settings, pipe: int | None = None) -> int:
 
 
 def _child(settings: Settings, pipe: int) -> int:
-    return _failing_in_a_line(lambda: _loop(replace(settings, processes=1), pipe))
+    def work() -> int:
+        try:
+            return _loop(replace(settings, processes=1), pipe)
+        except SchemaMismatch as error:
+            click.echo(f"Error: {error}", err=True)
+            return FUTILE
+
+    return _failing_in_a_line(work)
 
 
 def _runner() -> Callable[[Coroutine[Any, Any, int]], int]:

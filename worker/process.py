@@ -28,6 +28,7 @@ from .loop import Bell, run
 from .maintenance import Maintenance
 from .record import Recorder
 from .store import CHANNEL, Store, check_schema, configure
+from .supervisor import FUTILE
 from .transport import AiohttpTransport, tls_context
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Process:
     def _outdated(self, version: int) -> None:
         if not self._stopping.is_set():
             logger.error("stopping: %s", SchemaMismatch(version, SCHEMA_VERSION))
-            self._code = 1
+            self._code = FUTILE
             self._stopping.set()
 
 

@@ -1,6 +1,7 @@
 """`--processes N`: equal workers under a small supervisor.
 
-The supervisor passes signals on and starts a worker again that died. A worker holds the
+The supervisor passes signals on and starts a worker again that died, unless it says that
+the next one would end as it did. A worker holds the
 reading end of a pipe whose writing end only the supervisor has, so it stops by itself
 when the supervisor is gone.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("outbox.worker")
 
 RESTART_SECONDS = 1.0
+FUTILE = 3  # the exit code of a worker that need not be started again
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -65,8 +67,10 @@ class Supervisor:
         pid, status = os.wait()
         self._pids.discard(pid)
         code = os.waitstatus_to_exitcode(status)
+        if code == FUTILE and not self._stopping:
+            self._pass_on(signal.SIGTERM, None)
         if self._stopping:
-            self._code = max(self._code, code if code >= 0 else 1)
+            self._code = max(self._code, min(abs(code), 1))
         elif code == 0:
             self._stopping = True
         else:
