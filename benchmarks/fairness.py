@@ -115,13 +115,15 @@ def steady(base: Database, sink: Receiver, rate: float, seconds: float, *, hangi
 
 
 def is_at_work(base: Database, *, hanging: bool) -> bool:
-    """Return whether the worker is there, and has begun with the one that hangs."""
+    """Return whether the worker is there, and the deliveries of the one that hangs wait."""
     at_work = base.ask(AT_WORK)
-    return at_work["workers"] > 0 and (at_work["claims"] > 0 or not hanging)
+    waiting = at_work["claims"] > 0 and at_work["events"] == 0
+    return at_work["workers"] > 0 and (waiting or not hanging)
 
 
 AT_WORK: LiteralString = """
 SELECT (SELECT count(*) FROM outbox.worker) AS workers,
+    (SELECT count(*) FROM outbox.event_queue) AS events,
     (SELECT count(*) FROM outbox.delivery_queue WHERE lease_owner IS NOT NULL) AS claims
 """
 
