@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from outbox.errors import InvalidInput, OutboxError
+from outbox.keyring import IN_CLEAR, Keyring
 from outbox.version import __version__
 
 from .process import Process, run_process
@@ -20,6 +22,8 @@ from .telemetry import configure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+logger = logging.getLogger("outbox.worker")
 
 EPILOG = """
 Example:
@@ -61,11 +65,13 @@ Example:
 def command(log_format: str, log_level: str, check: bool, **values: object) -> None:
     """Deliver events: fan out, claim, send, record. Stops with SIGTERM."""
     configure(log_format, log_level)
-    settings = Settings(**values)  # type: ignore[arg-type]
+    settings = Settings(**values, keyring=Keyring.read())  # type: ignore[arg-type]
     if check:
         asyncio.run(Process(settings).check())
         click.echo("ok: settings, connection and schema")
         return
+    if settings.keyring.sealing_key is None:
+        logger.warning(IN_CLEAR)
     sys.exit(_work(settings))
 
 

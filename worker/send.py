@@ -28,7 +28,7 @@ async def send(transport: httpx.AsyncBaseTransport, outgoing: Outgoing, *, timeo
     reply = await send(httpx.MockTransport(handler), outgoing, timeout=20)
     """
     request = httpx.Request(
-        "POST",
+        outgoing.method,
         _url(outgoing.url),
         headers=outgoing.headers,
         stream=httpx.ByteStream(outgoing.body),

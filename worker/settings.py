@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from outbox.errors import InvalidInput
+from outbox.keyring import Keyring
 
 FLUSH_SECONDS = 0.04  # how long a result waits for others to be recorded with it
 FLUSH_SIZE = 500
@@ -23,6 +24,7 @@ class Settings:
     connect_timeout: float = 5.0
     grace: float = 25.0
     lease: float = 0.0
+    keyring: Keyring = field(default_factory=Keyring)
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
