@@ -11,6 +11,7 @@ from .documents import Json
 if TYPE_CHECKING:
     from outbox.deliveries import Attempt, Delivery
     from outbox.events import StoredEvent
+    from outbox.request import Outgoing
     from outbox.subscriptions import Subscription
 
     Row = dict[str, Any]
@@ -29,6 +30,16 @@ def subscription_row(found: Subscription) -> Row:
         for name, value in found.headers.items()
     }
     return row(found) | {"headers": headers}
+
+
+def request_row(made: Outgoing, found: Subscription) -> Row:
+    """A request; what the subscription itself put into it is hidden as in `subscription_row`."""
+    hidden = {name.lower() for name in found.headers if _CREDENTIAL.search(name)}
+    named = [(name.decode(), value.decode()) for name, value in made.headers]
+    headers = {name: _HIDDEN if name in hidden else value for name, value in named}
+    return {
+        "method": made.method, "url": made.url, "headers": headers, "body": made.body.decode(),
+    }  # fmt: skip
 
 
 def event_row(found: StoredEvent) -> Row:

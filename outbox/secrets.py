@@ -7,7 +7,7 @@ from datetime import timedelta
 from secrets import token_bytes
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import delete, extract, func, insert, or_, select, update
 
 from .errors import InvalidInput
 from .keyring import KEY_RULE, VARIABLE, Keyring, StoredSecret
@@ -59,7 +59,7 @@ def live(connection: Connection, subscription_id: UUID) -> list[StoredSecret]:
     """Return the secrets of a subscription that sign now, newest first."""
     query = (
         select(
-            table.c.id, table.c.key_id, table.c.sealed, func.extract("epoch", table.c.expires_at)
+            table.c.id, table.c.key_id, table.c.sealed, extract("epoch", table.c.expires_at)
         )
         .where(table.c.subscription_id == subscription_id, _is_live())
         .order_by(table.c.created_at.desc(), table.c.id.desc())
