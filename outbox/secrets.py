@@ -58,9 +58,7 @@ def store(connection: Connection, keyring: Keyring, subscription_id: UUID, secre
 def live(connection: Connection, subscription_id: UUID) -> list[StoredSecret]:
     """Return the secrets of a subscription that sign now, newest first."""
     query = (
-        select(
-            table.c.id, table.c.key_id, table.c.sealed, extract("epoch", table.c.expires_at)
-        )
+        select(table.c.id, table.c.key_id, table.c.sealed, extract("epoch", table.c.expires_at))
         .where(table.c.subscription_id == subscription_id, _is_live())
         .order_by(table.c.created_at.desc(), table.c.id.desc())
     )

@@ -70,15 +70,15 @@ def command(log_format: str, log_level: str, check: bool, **values: object) -> N
         asyncio.run(Process(settings).check())
         click.echo("ok: settings, connection and schema")
         return
-    if settings.keyring.sealing_key is None:
-        logger.warning(IN_CLEAR)
     sys.exit(_work(settings))
 
 
 def _work(settings: Settings) -> int:
+    asyncio.run(Process(settings).check())
+    if settings.keyring.sealing_key is None:
+        logger.warning(IN_CLEAR)
     if settings.processes == 1:
         return _loop(settings)
-    asyncio.run(Process(settings).check())
     return Supervisor(settings.processes, lambda pipe: _child(settings, pipe)).run()
 
 
