@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
 
 from outbox import Event
 from outbox.encoding import encode
 from outbox.events import MAX_BYTES
-from outbox.request import Outgoing, build, prepare, standard_body
+from outbox.request import Outgoing, build, prepare
 from outbox.signing import new_secret
 
 TYPE = "invoice.paid"
@@ -21,19 +22,28 @@ def events(count: int) -> list[Event]:
     return [Event(type=TYPE, data=_invoice(number)) for number in range(count)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """An event as a worker claims it."""
+
+    event_id: str
+    data: str
+    occurred_at: datetime
+    type: str = TYPE
+    tenant: str | None = None
+    subject: str | None = None
+    source: str | None = None
+    traceparent: str | None = None
+
+
 def requests(url: str, count: int) -> list[Outgoing]:
     """Return the requests that such events become: as large, to the byte, as a worker's."""
-    target = prepare(url, {}, [(new_secret(secrets.token_bytes(32)), None)])
+    target = prepare(str(uuid4()), url, [(new_secret(secrets.token_bytes(32)), None)], headers={})
     moment, timestamp = datetime.fromtimestamp(time.time(), UTC), int(time.time())
+    made = (encode(_invoice(number), max_bytes=MAX_BYTES) for number in range(count))
     return [
-        build(
-            target,
-            standard_body(TYPE, moment, encode(_invoice(number), max_bytes=MAX_BYTES)),
-            event_id=str(uuid4()),
-            attempt=1,
-            timestamp=timestamp,
-        )
-        for number in range(count)
+        build(target, _Event(str(uuid4()), data, moment), attempt=1, timestamp=timestamp)
+        for data in made
     ]
 
 

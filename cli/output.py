@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -60,6 +60,22 @@ def section(heading: str, text: str | None = None) -> None:
     _print(_console(), [Text(), Text(heading.upper(), "bold")])
     if text is not None:
         line(text)
+
+
+def request(row: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print an HTTP request: a JSON object, or its lines with a note that it is a real one."""
+    if as_json:
+        document(row)
+        return
+    head = [f"{row['method']} {row['url']}"]
+    head += [f"{name}: {value}" for name, value in row["headers"].items()]
+    line("\n".join([*head, "", row["body"]]))
+    note("The signatures are real: whoever sees them can send this request.")
+
+
+def raw(content: bytes) -> None:
+    """Print these bytes and nothing else."""
+    click.echo(content, nl=False)
 
 
 def note(text: str) -> None:

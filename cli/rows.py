@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from outbox.deliveries import Attempt, Delivery
     from outbox.events import StoredEvent
     from outbox.health import Failing
+    from outbox.request import Outgoing
     from outbox.subscriptions import Subscription
 
     Row = dict[str, Any]
@@ -36,6 +37,16 @@ def subscription_row(found: Subscription) -> Row:
 def failing_row(found: Failing | None) -> Row:
     """Since when a subscription has nothing but failures, and how many; None if it has not."""
     return {"failing": None if found is None else row(found)}
+
+
+def request_row(made: Outgoing, found: Subscription) -> Row:
+    """A request; what the subscription itself put into it is hidden as in `subscription_row`."""
+    hidden = {name.lower() for name in found.headers if _CREDENTIAL.search(name)}
+    named = [(name.decode(), value.decode()) for name, value in made.headers]
+    headers = {name: _HIDDEN if name in hidden else value for name, value in named}
+    return {
+        "method": made.method, "url": made.url, "headers": headers, "body": made.body.decode(),
+    }  # fmt: skip
 
 
 def event_row(found: StoredEvent) -> Row:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from outbox import InvalidInput, health, subscriptions
+from outbox import health, subscriptions
 from outbox.deliveries import count_open
 from outbox.event_types import parse_patterns
+from outbox.formats import FORMATS
 from outbox.headers import parse_headers
 from outbox.limits import parse_rate
-from outbox.schedule import format_schedule, parse_schedule
+from outbox.previews import preview
+from outbox.schedule import format_schedule, parse_duration, parse_schedule
+from outbox.schemes import SCHEMES
 
 from . import output
 from .options import (
@@ -20,11 +24,11 @@ from .options import (
     has_terminal,
     id_argument,
     json_option,
-    read_stdin,
     text_option,
 )
 from .program import Failure, WrongUse
-from .rows import failing_row, subscription_row
+from .rows import failing_row, request_row, subscription_row
+from .secret_text import given_secret, note, secret_options, secret_row
 from .session import author, transaction
 
 if TYPE_CHECKING:
@@ -61,16 +65,16 @@ def commands() -> None:
 @click.option("--max-age", type=float, metavar="SECONDS", help="Give a delivery up after so long.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="For one request in all.")
 @click.option("--method", default="POST", metavar="NAME", help="POST, PUT or PATCH.")
-@click.option("--format", default="standard", metavar="NAME", help="How the body is made.")
 @click.option(
-    "--scheme",
-    "schemes",
-    multiple=True,
-    default=("standard",),
-    metavar="NAME",
-    help="How requests are signed. Repeatable.",
-)
-@click.option("--user-agent", metavar="TEXT", help="Sent instead of ours.")
+    "--format", default="standard", metavar="NAME",
+    help=f"How the body is made: {', '.join(FORMATS)}.",
+)  # fmt: skip
+@click.option(
+    "--scheme", "schemes", multiple=True, metavar="NAME",
+    help=f"How requests are signed: {', '.join(SCHEMES)}, or hmac:HEADER:hex|base64[:PREFIX]."
+    " Repeatable. By default the format's own.",
+)  # fmt: skip
+@click.option("--user-agent", metavar="TEXT", help="Sent instead of ours, or the format's own.")
 @click.option("--max-in-flight", type=int, metavar="N", help="So many requests at once, by all.")
 @click.option("--rate", metavar="N/s", help="So many requests a second, by all workers together.")
 @click.option("--burst", type=int, metavar="N", help="So many more in any one second.")
@@ -79,36 +83,39 @@ def commands() -> None:
     metavar="stop|skip",
     help="One event of a subject after the other; behind a dead one stop, or skip it.",
 )
-@click.option("--secret-stdin", is_flag=True, help="Read the whsec_ secret from stdin.")
+@secret_options
 @allow_option
 @json_option
 @database_option()
 def add(
-    types: str, headers: tuple[str, ...], schedule: str | None, rate: str | None,
-    secret_stdin: bool, as_json: bool, **wanted: Any,
+    types: str, headers: tuple[str, ...], schemes: tuple[str, ...], schedule: str | None,
+    rate: str | None, secret_file: str | None, ed25519: bool, as_json: bool, **wanted: Any,
 ) -> None:  # fmt: skip
     """Send matching events to URL, signed with a secret.
 
-    A new secret is made unless one is read from stdin; it is shown now and never again.
-    Data passes a filter if its path yields something that is neither false nor null.
+    A new secret is made unless one is given; it is shown now and never again. Data passes
+    a filter if its path yields something that is neither false nor null.
 
     \b
     Example:
       outbox subscriptions add https://example.com/hooks \\
         --types 'invoice.*,user.created' --filter '$.amount > 100'
+      outbox subscriptions add https://example.com/logto \\
+        --types '*' --format logto --secret-file signing-key
     """
     wanted |= {
         "types": parse_patterns(types),
         "headers": parse_headers(headers),
         "schedule": None if schedule is None else parse_schedule(schedule),
         "rate": None if rate is None else parse_rate(rate),
-        "secret_text": _read_secret() if secret_stdin else None,
+        "schemes": schemes or None,
+        "secret_text": given_secret(secret_file, ed25519),
     }
     with transaction() as connection:
         added, secret = subscriptions.add(connection, by=author(), **wanted)
-    _print(subscription_row(added) | {"secret": secret}, as_json)
+    _print(subscription_row(added) | secret_row(secret), as_json)
     if not as_json:
-        output.note("Keep the secret now: it is not shown again.")
+        note(secret)
 
 
 @commands.command("list")
@@ -206,6 +213,66 @@ def unblock(id: UUID, subject: str | None, as_json: bool) -> None:
     output.many([{"subject": each} for each in freed], ("subject",), as_json=as_json)
 
 
+@commands.command("rotate-secret")
+@id_argument
+@click.option(
+    "--overlap", default="24h", show_default=True, metavar="TIME",
+    help="So long the old secrets go on signing as well, such as 3600 or 24h.",
+)  # fmt: skip
+@secret_options
+@json_option
+@database_option()
+def rotate_secret(
+    id: UUID, overlap: str, secret_file: str | None, ed25519: bool, as_json: bool
+) -> None:
+    """Give a subscription a new secret.
+
+    A new one of the same kind is made unless one is given; it is shown now and never again.
+    The schemes standard and stripe sign with the old ones too until the overlap is over.
+    The others have room for one signature: the new secret signs at once.
+
+    \b
+    Example:
+      outbox subscriptions rotate-secret 0190163d-8694-739b-aea5-966c26f8ad91
+    """
+    with transaction() as connection:
+        rotated, secret = subscriptions.rotate_secret(
+            connection, id, by=author(), overlap=parse_duration("overlap", overlap),
+            secret_text=given_secret(secret_file, ed25519),
+        )  # fmt: skip
+    _print(subscription_row(rotated) | secret_row(secret), as_json)
+    if not as_json:
+        note(secret)
+
+
+@commands.command("preview")
+@id_argument
+@click.option("--event", "event_id", type=click.UUID, required=True, metavar="ID", help="Of what.")
+@click.option("--body", "body_alone", is_flag=True, help="Print the bytes of the body and no more.")
+@json_option
+@database_option()
+def preview_(id: UUID, event_id: UUID, body_alone: bool, as_json: bool) -> None:
+    """Show the request that would bring an event to a subscription.
+
+    Its first attempt, if it were made now: the signatures are real, so whoever sees them
+    can send it. Headers of the subscription whose names sound like credentials are shown
+    without their values. Host and Content-Length are added when it is sent. Whether the
+    event matches is not asked.
+
+    \b
+    Example:
+      outbox subscriptions preview 0190163d-8694-739b-aea5-966c26f8ad91 \\
+        --event 01a2013d-9b06-7bad-9092-2ccb5c7561ea
+    """
+    with transaction() as connection:
+        found = subscriptions.show(connection, id)
+        request = preview(connection, id, event_id, now=time.time())
+    if body_alone:
+        output.raw(request.body)
+    else:
+        output.request(request_row(request, found), as_json=as_json)
+
+
 @commands.command()
 @id_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -241,15 +308,3 @@ def _confirm_removal(id: UUID) -> None:
         found, open_ = subscriptions.show(connection, id), count_open(connection, id)
     if not output.confirmed(f"Remove {found.url} and cancel its {open_:,} open deliveries?"):
         raise Failure("nothing was removed")
-
-
-def _read_secret() -> str:
-    """An empty one is refused: to `subscriptions.add` it would mean a new one."""
-    text = output.asked_secret("Secret") if has_terminal() else _decoded(read_stdin())
-    if not text.strip():
-        raise InvalidInput("secret", "there is none on stdin")
-    return text.strip()
-
-
-def _decoded(raw: bytes) -> str:
-    return raw.decode(errors="replace")

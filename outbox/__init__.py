@@ -23,6 +23,7 @@ from .errors import (
     WrongState,
 )
 from .events import Event, emit, emit_many
+from .signing import verify
 from .version import __version__
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "__version__",
     "emit",
     "emit_many",
+    "verify",
 ]

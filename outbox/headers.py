@@ -63,12 +63,18 @@ def check_user_agent(value: str) -> str:
     return value
 
 
-def _check_header(name: str, value: str) -> None:
+def check_name(name: str) -> str:
+    """Return `name` if a subscription may set a header of this name; raises InvalidInput."""
     if not _NAME.fullmatch(name):
         raise InvalidInput("header", f"{name!r} is not a header name")
     lower = name.lower()
     if lower in RESERVED or lower.startswith(RESERVED_PREFIXES):
         raise InvalidInput("header", f"{name} is set by the outbox itself")
+    return name
+
+
+def _check_header(name: str, value: str) -> None:
+    check_name(name)
     if not isinstance(value, str) or len(value) > MAX_VALUE or not _VALUE.fullmatch(value):
         raise InvalidInput(
             "header", f"the value of {name} must be printable ASCII, 1 to {MAX_VALUE} characters"

@@ -132,6 +132,20 @@ def parse_schedule(text: str) -> tuple[float, ...]:
     return check_schedule([_seconds(entry.strip()) for entry in text.split(",")])
 
 
+def parse_duration(name: str, text: str) -> float:
+    """Return the seconds that `text` means, written as an entry of a schedule.
+
+    Raises `InvalidInput` with the field `name` for anything else.
+
+    >>> parse_duration("overlap", "24h")
+    86400.0
+    """
+    match = _ENTRY.fullmatch(text.strip())
+    if match is None:
+        raise InvalidInput(name, "must be a number of seconds, or a number and s, m, h or d")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
 def format_schedule(schedule: Sequence[float]) -> str:
     """Return the text that `parse_schedule` reads as `schedule`.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +30,16 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError
 
-from . import health
+from . import health, secrets
 from .addresses import PUBLIC, check_url
 from .encoding import check_text
 from .errors import InvalidInput, NotFound, WrongState
 from .event_types import check_pattern
-from .headers import check_headers, check_user_agent
+from .formats import FORMATS
+from .keyring import Keyring
 from .limits import check_limits
+from .request import check_choices
 from .schedule import check_schedule
-from .signing import new_secret, secret_key
 from .tables import (
     JsonPath,
     attempt,
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .addresses import Allowed
 
 MAX_FILTER = 4_096
+DAY = 24 * 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def add(
     filter: str | None = None,
     method: str = "POST",
     format: str = "standard",
-    schemes: Sequence[str] = ("standard",),
+    schemes: Sequence[str] | None = None,
     headers: Mapping[str, str] | None = None,
     user_agent: str | None = None,
     timeout: float | None = None,
@@ -121,14 +122,17 @@ def add(
     burst: int | None = None,
     ordered: str | None = None,
     secret_text: str | None = None,
+    keyring: Keyring | None = None,
     allow: Allowed = PUBLIC,
-) -> tuple[Subscription, str]:
+) -> tuple[Subscription, str | None]:
     """Add a subscription and return it with its secret, which is not shown again.
 
     Without `tenant` it gets the events of every tenant. `filter` is an SQL/JSON path over
     the data. `schedule` is the seconds before each attempt, `timeout` those that one may
-    take, `max_age` those after which a delivery is dead. Without `secret_text` a new
-    `whsec_` secret is made.
+    take, `max_age` those after which a delivery is dead. Without `schemes` the format's own
+    signs, which is `standard` for all but `logto`. Without `secret_text` a new `whsec_`
+    secret is made; the scheme `none` has none. It is sealed with `keyring`, or else with
+    that of OUTBOX_SECRET_KEY.
 
     The limits hold for all workers together: `max_in_flight` requests at once, `rate` a
     second and in no second more than `burst` above it, `ordered` ("stop" or "skip" what is dead)
@@ -136,26 +140,28 @@ def add(
     public addresses (`addresses.parse_allow`). Raises InvalidInput.
     """
     patterns = _check_types(types)
+    check_choices(headers or {}, format=format, schemes=schemes, user_agent=user_agent)
+    schemes = schemes or (FORMATS[format].scheme,)
+    secret_text = secrets.chosen(secret_text, schemes)
     values: dict[str, Any] = {
         "tenant": None if tenant is None else check_text("tenant", tenant, 255),
         "url": check_url(url, allow=allow),
         "types": patterns,
         "format": format,
         "schemes": list(schemes),
-        "headers": json.dumps(check_headers(headers or {})),
-        "user_agent": None if user_agent is None else check_user_agent(user_agent),
+        "headers": json.dumps(dict(headers or {})),
+        "user_agent": user_agent,
         "schedule": None if schedule is None else list(check_schedule(schedule)),
     }
     limits = {"max_in_flight": max_in_flight, "rate": rate, "burst": burst, "ordered": ordered}
     values |= check_limits(method=method, timeout=timeout, max_age=max_age, **limits)
-    secret_text = secret_text or new_secret(secrets.token_bytes(32))
-    secret_key(secret_text)
     values["filter"] = None if filter is None else _check_filter(connection, filter)
 
     id = connection.execute(insert(subscription).returning(subscription.c.id), values).scalar_one()
     rows = [{"pattern": p, "tenant": tenant or "", "subscription_id": id} for p in patterns]
     connection.execute(insert(subscription_type), rows)
-    connection.execute(insert(secret), {"subscription_id": id, "sealed": secret_text})
+    if secret_text is not None:
+        secrets.store(connection, keyring or Keyring.read(), id, secret_text)
     if any(limit is not None for limit in limits.values()):
         connection.execute(insert(throttle), {"subscription_id": id})
     return _record_change(connection, show(connection, id), "added", by), secret_text
@@ -236,6 +242,29 @@ def _promote(ids: list[UUID], subjects: list[str]) -> ColumnElement[int]:
     return func.outbox.promote(cast(ids, ARRAY(Uuid)), cast(subjects, ARRAY(Text)))
 
 
+def rotate_secret(
+    connection: Connection,
+    id: UUID,
+    *,
+    by: Author,
+    overlap: float = DAY,
+    secret_text: str | None = None,
+    keyring: Keyring | None = None,
+) -> tuple[Subscription, str]:
+    """Give it a new secret and return it with that, which is not shown again.
+
+    The old ones go on signing beside it for `overlap` seconds, at most 10 in all. Without
+    `secret_text` one of the kind of the newest is made. Raises InvalidInput.
+    """
+    _lock(connection, id, {"active", "paused", "disabled"}, "given a new secret")
+    schemes = show(connection, id).schemes
+    new = secrets.rotate(
+        connection, keyring or Keyring.read(), id, schemes, secret_text, overlap=overlap
+    )
+    connection.execute(_next_revision(id, {}))
+    return _record_change(connection, show(connection, id), "rotated", by), new
+
+
 def cancel_open(connection: Connection, id: UUID, reason: str) -> int:
     """End every open delivery of subscription `id` as cancelled; return how many."""
     gone = _deleted_deliveries(id)
@@ -267,13 +296,7 @@ def _change_state(
     by: Author,
     reason: str | None,
 ) -> Subscription:
-    query = select(subscription.c.state).where(subscription.c.id == id).with_for_update()
-    found = connection.execute(query).scalar()
-    if found is None:
-        raise NotFound("subscription", str(id))
-    if found not in from_states:
-        raise WrongState("subscription", str(id), found, _VERBS[state])
-    if found == state:
+    if _lock(connection, id, from_states, _VERBS[state]) == state:
         return show(connection, id)
     connection.execute(_next_revision(id, {"state": state, "state_reason": reason}))
     if state == "active":
@@ -284,6 +307,17 @@ def _change_state(
 def _next_revision(id: UUID, changes: Mapping[str, Any]) -> Update:
     values = {**changes, "revision": subscription.c.revision + 1, "changed_at": func.now()}
     return update(subscription).where(subscription.c.id == id).values(values)
+
+
+def _lock(connection: Connection, id: UUID, states: set[str], verb: str) -> str:
+    """Keep others from changing it until the transaction ends; return its state."""
+    query = select(subscription.c.state).where(subscription.c.id == id).with_for_update()
+    found: str | None = connection.execute(query).scalar()
+    if found is None:
+        raise NotFound("subscription", str(id))
+    if found not in states:
+        raise WrongState("subscription", str(id), found, verb)
+    return found
 
 
 def _record_change(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import click
 
 from outbox.addresses import parse_allow
 from outbox.errors import InvalidInput, OutboxError, SchemaMismatch
+from outbox.keyring import IN_CLEAR, Keyring
 from outbox.version import __version__
 
 from .process import Process, run_process
@@ -22,6 +24,8 @@ from .telemetry import configure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+logger = logging.getLogger("outbox.worker")
 
 EPILOG = """
 Example:
@@ -77,7 +81,7 @@ Example:
 def command(log_format: str, log_level: str, check: bool, **values: object) -> None:
     """Deliver events: fan out, claim, send, record. Stops with SIGTERM."""
     configure(log_format, log_level)
-    settings = Settings(**values)  # type: ignore[arg-type]
+    settings = Settings(**values, keyring=Keyring.read())  # type: ignore[arg-type]
     if check:
         asyncio.run(Process(settings).check())
         click.echo("ok: settings, connection and schema")
@@ -86,9 +90,11 @@ def command(log_format: str, log_level: str, check: bool, **values: object) -> N
 
 
 def _work(settings: Settings) -> int:
+    asyncio.run(Process(settings).check())
+    if settings.keyring.sealing_key is None:
+        logger.warning(IN_CLEAR)
     if settings.processes == 1:
         return min(_loop(settings), 1)
-    asyncio.run(Process(settings).check())
     return Supervisor(settings.processes, lambda pipe: _child(settings, pipe)).run()
 
 

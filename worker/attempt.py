@@ -11,7 +11,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from outbox.request import build, standard_body
+from outbox.request import build
 
 from .outcome import Judgement, Reply, age, judge, stillborn
 from .send import send
@@ -88,15 +88,9 @@ class Attempter:
 
     async def _send(self, claim: Claim, ready: Ready, timestamp: int) -> Reply:
         try:
-            outgoing = build(
-                ready.target,
-                standard_body(claim.type, claim.occurred_at, claim.data),
-                event_id=claim.event_id,
-                attempt=claim.attempt,
-                timestamp=timestamp,
-                traceparent=claim.traceparent,
-            )
-            return await send(self._transport, outgoing, timeout=self._timeout)
+            outgoing = build(ready.target, claim, attempt=claim.attempt, timestamp=timestamp)
+            timeout = min(ready.timeout or self._timeout, self._timeout)  # the lease outlasts it
+            return await send(self._transport, outgoing, timeout=timeout)
         except Exception as error:  # whatever it is, the delivery must not be lost with it
             logger.exception("delivery %s: a fault of the worker itself", claim.delivery_id)
             return Reply(None, (), b"", "internal", type(error).__name__)

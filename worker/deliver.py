@@ -51,7 +51,7 @@ class Deliverer:
         self._store = store
         self._attempter = attempter
         self._settings = settings
-        self._recipients = Recipients(store)
+        self._recipients = Recipients(store, settings.keyring)
         self._lanes = Lanes()
         self._limited: set[str] = set()  # lanes with limits that hold for the fleet
         self._breaker = Breaker()

@@ -17,6 +17,8 @@ from outbox.request import Target, prepare
 from outbox.schedule import DEFAULT_SCHEDULE
 
 if TYPE_CHECKING:
+    from outbox.keyring import Keyring
+
     from .claim import Claim
     from .store import Recipient, Store
 
@@ -27,19 +29,21 @@ MAX_KEPT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A subscription ready to be sent to. `schedule` is in seconds."""
+    """A subscription ready to be sent to. Times are in seconds; None is the worker's timeout."""
 
     revision: int
     target: Target
     schedule: tuple[float, ...]
+    timeout: float | None = None
     max_age: float | None = None
 
 
 class Recipients:
     """What is ready, by subscription id."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, keyring: Keyring) -> None:
         self._store = store
+        self._keyring = keyring
         self._ready: dict[str, Ready] = {}
 
     async def load(self, claims: list[Claim]) -> None:
@@ -61,17 +65,32 @@ class Recipients:
         return (
             known is not None
             and known.revision >= claim.revision
-            and bool(known.target.live_keys(time.time()))
+            and known.target.sign_at(time.time()) is not None
         )
 
     async def _prepare(self, recipient: Recipient, *, tell: bool) -> None:
         id = recipient.subscription_id
         try:
-            target = prepare(recipient.url, recipient.headers, recipient.secrets)
+            target = self._target(recipient)
         except InvalidInput as error:
             self._ready.pop(id, None)
             if await self._store.disable(id, str(error), tell=tell):
                 logger.warning("disabled subscription %s: %s", id, error)
         else:
             schedule = recipient.schedule or DEFAULT_SCHEDULE
-            self._ready[id] = Ready(recipient.revision, target, schedule, recipient.max_age)
+            self._ready[id] = Ready(
+                recipient.revision, target, schedule, recipient.timeout, recipient.max_age
+            )
+
+    def _target(self, recipient: Recipient) -> Target:
+        id = recipient.subscription_id
+        return prepare(
+            id,
+            recipient.url,
+            [(self._keyring.open(s, subscription_id=id), s.expires_at) for s in recipient.secrets],
+            headers=recipient.headers,
+            method=recipient.method,
+            format=recipient.format,
+            schemes=recipient.schemes,
+            user_agent=recipient.user_agent,
+        )

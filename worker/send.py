@@ -30,7 +30,7 @@ async def send(transport: httpx.AsyncBaseTransport, outgoing: Outgoing, *, timeo
     """
     watch = Stopwatch()
     request = httpx.Request(
-        "POST",
+        outgoing.method,
         _url(outgoing.url),
         headers=outgoing.headers,
         stream=httpx.ByteStream(outgoing.body),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from outbox.addresses import PUBLIC, Allowed
 from outbox.errors import InvalidInput
+from outbox.keyring import Keyring
 
 if TYPE_CHECKING:
     from .proxy import Proxy
@@ -35,6 +36,7 @@ class Settings:
     allow: Allowed = PUBLIC
     proxy: Proxy | None = None
     ca_file: str | None = None
+    keyring: Keyring = field(default_factory=Keyring)
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:

@@ -17,6 +17,7 @@ import psycopg
 from psycopg.rows import class_row, namedtuple_row
 
 from outbox.errors import SchemaMismatch
+from outbox.keyring import StoredSecret
 from outbox.schema import VERSION
 
 from .claim import Claim
@@ -77,7 +78,7 @@ class LimitedClaims:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """A subscription as it is to be sent to. `secrets` are (secret, expires at) in Unix seconds."""
+    """A subscription as it is to be sent to. Its live secrets are newest first, as stored."""
 
     subscription_id: str
     revision: int
@@ -90,7 +91,7 @@ class Recipient:
     timeout: float | None
     schedule: tuple[float, ...] | None
     max_age: float | None
-    secrets: list[tuple[str, float | None]]
+    secrets: list[StoredSecret]
 
 
 class Result(NamedTuple):
@@ -266,7 +267,7 @@ class Store:
                 row.timeout,
                 None if row.schedule is None else tuple(row.schedule),
                 row.max_age,
-                list(zip(row.secrets, row.expirations, strict=True)),
+                list(map(StoredSecret, row.secret_ids, row.key_ids, row.secrets, row.expirations)),
             )
             for row in rows
         ]

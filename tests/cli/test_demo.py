@@ -16,7 +16,7 @@ import pytest
 
 from outbox.cli.demo_account import Line
 from outbox.cli.demo_receiver import Received, Receiver
-from outbox.signing import secret_key, sign
+from outbox.signing import sign
 from tests.helpers import environment, eventually
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def test_without_the_embedded_extra(bare_cli: Cli, monkeypatch: pytest.MonkeyPat
 def test_the_receiver_verifies_and_dedupes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not signed with its secret is refused, what comes again is noted as such."""
     monkeypatch.setattr("time.time", lambda: 1614265330.0)
-    signature = sign(secret_key(SECRET), "evt_1", 1614265330, b"{}")
+    signature = sign(SECRET, "evt_1", 1614265330, b"{}")
     headers = {
         "webhook-id": "evt_1", "webhook-timestamp": "1614265330", "webhook-signature": signature,
     }  # fmt: skip

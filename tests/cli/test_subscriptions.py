@@ -76,7 +76,10 @@ def test_add_tells_a_person_to_keep_the_secret(cli: Cli) -> None:
     assert lines["tenant"] == "-"
     assert lines["schedule"] == "0s, 5m"
     assert lines["secret"].startswith("whsec_")
-    assert result.stderr == "Keep the secret now: it is not shown again.\n"
+    assert result.stderr == (
+        "Keep the secret now: it is not shown again.\n"
+        "Secrets are stored in clear: OUTBOX_SECRET_KEY is not set.\n"
+    )
 
 
 def test_add_takes_a_secret_from_stdin(cli: Cli) -> None:
@@ -90,7 +93,7 @@ def test_add_takes_a_secret_from_stdin(cli: Cli) -> None:
 
 def test_add_asks_for_a_secret_on_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal the secret is asked for and not echoed."""
-    monkeypatch.setattr("outbox.cli.subscriptions.has_terminal", lambda: True)
+    monkeypatch.setattr("outbox.cli.secret_text.has_terminal", lambda: True)
     result = cli("subscriptions", "add", URL, "--types", "*", "--secret-stdin", stdin=f"{SECRET}\n")
 
     assert result.exit_code == 0

@@ -5,26 +5,34 @@ from __future__ import annotations
 import doctest
 import json
 import time
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from outbox import signing
 from outbox.errors import InvalidInput, SignatureInvalid
-from outbox.signing import new_secret, secret_key, sign, signature_header, verify
+from outbox.signing import (
+    new_private_key,
+    new_secret,
+    public_key,
+    secret_key,
+    sign,
+    verify,
+)
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors/standardwebhooks.json").read_text())
 STANDARD = VECTORS["standardwebhooks"]
-SYMMETRIC = [v for v in STANDARD if all(s.startswith("whsec_") for s in v["secrets"])]
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105  it is the public example
 OTHER = new_secret(bytes(32))
+PUBLIC = public_key(new_private_key(bytes(32)))
 ID = "0190163d-8694-739b-aea5-966c26f8ad91"
 NOW = 1614265330
 BODY = b'{"type":"invoice.paid","data":{}}'
@@ -35,8 +43,13 @@ seconds = st.integers(0, 10**11)
 
 
 def signed(body: bytes = BODY, *, secret: str = SECRET, at: int = NOW) -> dict[str, str]:
-    signature = signature_header([secret_key(secret)], ID, at, body)
+    signature = sign(secret, ID, at, body)
     return {"webhook-id": ID, "webhook-timestamp": str(at), "webhook-signature": signature}
+
+
+def of_receiver(secret: str) -> str:
+    """What the receiver has of a sender's secret."""
+    return public_key(secret) if secret.startswith("whsk_") else secret
 
 
 def body_of(vector: dict[str, Any]) -> bytes:
@@ -52,27 +65,27 @@ def test_examples() -> None:
     assert doctest.testmod(signing).failed == 0
 
 
-@named([v for v in SYMMETRIC if not v["expect"].startswith("reject")])
+@named([v for v in STANDARD if not v["expect"].startswith("reject")])
 def test_vector_is_signed(vector: dict[str, Any]) -> None:
     """A valid vector gets exactly its signatures, newest first, and verifies."""
-    body = body_of(vector)
-    each = [secret_key(secret) for secret in vector["secrets"]]
+    body, at = body_of(vector), vector["timestamp"]
 
-    header = signature_header(each, vector["id"], vector["timestamp"], body)
+    each = [sign(secret, vector["id"], at, body) for secret in vector["secrets"]]
 
-    assert header == vector["headers"]["webhook-signature"]
-    assert header.split(" ") == vector["signatures"]
+    assert each == vector["signatures"] == vector["headers"]["webhook-signature"].split(" ")
     for secret in vector["secrets"]:
-        verify(body, vector["headers"], secret, now=vector["timestamp"])
+        verify(body, vector["headers"], of_receiver(secret), now=at)
 
 
-@named([v for v in SYMMETRIC if v["expect"] != "valid"])
+@named([v for v in STANDARD if v["expect"] != "valid"])
 def test_vector_is_refused(vector: dict[str, Any]) -> None:
     """A vector that is tampered with or out of time is refused at the verifier's time."""
     now = vector.get("verifier_now", NOW)
 
     with pytest.raises(SignatureInvalid):
-        verify(body_of(vector), vector["headers"], vector["secrets"], now=now)
+        verify(
+            body_of(vector), vector["headers"], list(map(of_receiver, vector["secrets"])), now=now
+        )
 
 
 @named([v for v in STANDARD if v["name"] == "mixed-v1-and-v1a"])
@@ -98,15 +111,15 @@ def test_like_the_reference(key: bytes, id: str, timestamp: int, body: str) -> N
         "webhook-signature": expected,
     }
 
-    assert sign(key, id, timestamp, body.encode()) == expected
+    assert sign(secret, id, timestamp, body.encode()) == expected
     verify(body.encode(), headers, secret, now=timestamp)
 
 
 def test_the_reference_verifies_ours() -> None:
     """The reference library accepts our header, also with two secrets in it."""
     now = int(time.time())
-    both = [secret_key(OTHER), secret_key(SECRET)]
-    headers = {**signed(at=now), "webhook-signature": signature_header(both, ID, now, BODY)}
+    both = " ".join(sign(secret, ID, now, BODY) for secret in (OTHER, SECRET))
+    headers = {**signed(at=now), "webhook-signature": both}
 
     assert Webhook(SECRET).verify(BODY, headers) == json.loads(BODY)
 
@@ -151,12 +164,6 @@ def test_malformed_secret(secret: object) -> None:
     assert error.value.__cause__ is None
 
 
-def test_nothing_goes_out_unsigned() -> None:
-    """Without a key there is no header, but an error."""
-    with pytest.raises(InvalidInput, match="none to sign with"):
-        signature_header([], ID, NOW, BODY)
-
-
 def test_header_names_in_any_case() -> None:
     """Servers write header names as they like."""
     verify(BODY, {name.title(): value for name, value in signed().items()}, SECRET, now=NOW)
@@ -164,8 +171,8 @@ def test_header_names_in_any_case() -> None:
 
 def test_every_secret_and_signature_is_tried() -> None:
     """One secret of the receiver that fits one signature of the sender is enough."""
-    both = [secret_key(OTHER), secret_key(SECRET)]
-    headers = {**signed(), "webhook-signature": signature_header(both, ID, NOW, BODY)}
+    both = " ".join(sign(secret, ID, NOW, BODY) for secret in (OTHER, SECRET))
+    headers = {**signed(), "webhook-signature": both}
 
     verify(BODY, headers, SECRET, now=NOW)
     verify(BODY, signed(), [OTHER, SECRET], now=NOW)
@@ -216,6 +223,54 @@ def test_body_must_be_bytes() -> None:
     """Parsed or decoded bodies are refused with the reason."""
     with pytest.raises(SignatureInvalid, match="must be the bytes received, not str"):
         verify(BODY.decode(), signed(), SECRET, now=NOW)  # type: ignore[arg-type]
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=200))
+def test_private_keys_like_cryptography(seed: bytes, body: bytes) -> None:
+    """What a whsk_ key signs, cryptography verifies with its whpk_ half, and so do we."""
+    secret = new_private_key(seed)
+    signature = sign(secret, ID, NOW, body)
+    public = Ed25519PublicKey.from_public_bytes(b64decode(public_key(secret)[5:]))
+    headers = {**signed(), "webhook-signature": signature}
+
+    public.verify(b64decode(signature.removeprefix("v1a,")), f"{ID}.{NOW}.".encode() + body)
+    verify(body, headers, public_key(secret), now=NOW)
+    with pytest.raises(SignatureInvalid, match="none of the signatures"):
+        verify(body + b" ", headers, public_key(secret), now=NOW)
+
+
+def test_a_seed_is_a_private_key() -> None:
+    """A whsk_ key may be the seed alone: it is the same key."""
+    whole = new_private_key(bytes(range(32)))
+    seed = "whsk_" + b64encode(bytes(range(32))).decode()
+
+    assert sign(seed, ID, NOW, BODY) == sign(whole, ID, NOW, BODY)
+    assert public_key(seed) == public_key(whole)
+
+
+@pytest.mark.parametrize("raw", [b"", bytes(31), bytes(33), bytes(63), bytes(64), bytes(96)])
+def test_malformed_private_key(raw: bytes) -> None:
+    """A whsk_ key of another size, or of two halves that do not fit, is refused untold."""
+    secret = "whsk_" + b64encode(raw).decode()
+
+    with pytest.raises(InvalidInput, match=r"^secret: ") as error:
+        sign(secret, ID, NOW, BODY)
+    assert not raw or secret not in str(error.value)
+
+
+def test_a_receiver_has_no_private_key() -> None:
+    """Who verifies with the sender's own key is told to take the public one."""
+    with pytest.raises(InvalidInput, match="verify with its whpk_ key"):
+        verify(BODY, signed(), new_private_key(bytes(32)), now=NOW)
+    with pytest.raises(InvalidInput, match="whpk_ and the 32 bytes"):
+        verify(BODY, signed(), "whpk_AAAA", now=NOW)
+
+
+@given(st.text(st.characters(), max_size=100))
+def test_hostile_ed25519_signatures(text: str) -> None:
+    """A v1a signature that is none is refused like any other."""
+    with pytest.raises(SignatureInvalid):
+        verify(BODY, {**signed(), "webhook-signature": f"v1a,{text}"}, PUBLIC, now=NOW)
 
 
 @pytest.mark.parametrize("secret", [None, "", [], b"x", [None], 7])

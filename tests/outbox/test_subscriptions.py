@@ -48,6 +48,7 @@ def test_add(db: Connection) -> None:
     assert (added.filter, added.headers) == ("$.amount  > 100", {"X-Team": "billing"})
     assert (added.schedule, added.state, added.revision) == ((0.0, 0.5, 60.0), "active", 1)
     assert subscriptions.show(db, added.id) == added
+    assert secret is not None
     assert len(secret_key(secret)) == 32
     assert rows(db, "SELECT subscription_id, sealed FROM outbox.secret") == [(added.id, secret)]
 

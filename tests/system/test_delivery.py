@@ -58,6 +58,7 @@ def test_signatures(committed_db: Database, receiver: Receiver) -> None:
         assert worker.terminate() == 0
 
     found = account(committed_db.engine, receiver)
+    assert secret is not None
     for request in receiver.requests:
         headers = {name.lower(): text for name, text in request.headers}
         body = Webhook(secret).verify(request.body.decode(), headers)

@@ -393,7 +393,8 @@ def test_text_lines(committed_db: Database, receiver: Receiver) -> None:
         assert worker.terminate() == 0
 
     said = [line.split("  ", 1)[-1].strip() for line in worker.lines]
-    assert said[0].startswith("worker ")
+    assert said[0].startswith("Secrets are stored in clear")
+    assert said[1].startswith("worker ")
     assert any(line.startswith("dead after attempt 1: HTTP 410") for line in said)
     assert any(line.startswith("disabled subscription ") for line in said)
     assert said[-1].endswith(" stopped")

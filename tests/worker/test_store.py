@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from outbox import subscriptions
+from outbox.keyring import StoredSecret
 from outbox.schema import VERSION
 from outbox.worker.claim import Claim
 from outbox.worker.fanout import FanOut
@@ -685,15 +686,20 @@ def test_recipients(fleet: Fleet) -> None:
         INSERT INTO outbox.secret (subscription_id, sealed, created_at, expires_at) VALUES
             ('{id}', 'newest', now() + interval '1 s', NULL),
             ('{id}', 'expiring', now() - interval '1 h', to_timestamp(4102444800)),
-            ('{id}', 'expired', now(), now())
+            ('{id}', 'ended', now(), now())
     """)  # noqa: S608
+    ids = dict(fleet.rows("SELECT left(sealed, 6), id::text FROM outbox.secret"))
     ((generated,),) = fleet.rows("SELECT sealed FROM outbox.secret WHERE sealed LIKE 'whsec_%'")
 
     assert fleet.run(fleet.a.recipients([str(id), NO_LANE])) == [
         Recipient(
             str(id), 1, f"http://127.0.0.1:9/?token={CANARY}", "POST", "standard", ("standard",),
             {"A": "1"}, None, None, (0.0, 1.5), None,
-            [("newest", None), (generated, None), ("expiring", 4102444800.0)],
+            [
+                StoredSecret(ids["newest"], None, "newest", None),
+                StoredSecret(ids["whsec_"], None, generated, None),
+                StoredSecret(ids["expiri"], None, "expiring", 4102444800.0),
+            ],
         )
     ]  # fmt: skip
 

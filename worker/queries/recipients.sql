@@ -1,5 +1,9 @@
 SELECT s.id::text AS subscription_id, s.revision, s.url, s.method, s.format, s.schemes,
     s.headers::text AS headers, s.user_agent, s.timeout, s.schedule, s.max_age,
+    coalesce(array_agg(k.id::text ORDER BY k.created_at DESC, k.id DESC)
+        FILTER (WHERE k.id IS NOT NULL), '{}') AS secret_ids,
+    coalesce(array_agg(k.key_id ORDER BY k.created_at DESC, k.id DESC)
+        FILTER (WHERE k.id IS NOT NULL), '{}') AS key_ids,
     coalesce(array_agg(k.sealed ORDER BY k.created_at DESC, k.id DESC)
         FILTER (WHERE k.id IS NOT NULL), '{}') AS secrets,
     coalesce(array_agg(extract(epoch FROM k.expires_at)::float8 ORDER BY k.created_at DESC, k.id DESC)
