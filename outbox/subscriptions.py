@@ -10,7 +10,6 @@ it: who made it, from which command, and what the subscription was afterwards.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,20 +27,19 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.exc import DBAPIError
 
 from . import health, secrets
 from .addresses import PUBLIC, check_url
 from .encoding import check_text
 from .errors import InvalidInput, NotFound, WrongState
 from .event_types import check_pattern
+from .filters import check_filter
 from .formats import FORMATS
 from .keyring import Keyring
 from .limits import check_limits
 from .request import check_choices
 from .schedule import check_schedule
 from .tables import (
-    JsonPath,
     attempt,
     blocked_subject,
     delivery_queue,
@@ -61,7 +59,6 @@ if TYPE_CHECKING:
 
     from .addresses import Allowed
 
-MAX_FILTER = 4_096
 DAY = 24 * 3600.0  # seconds
 
 
@@ -155,7 +152,7 @@ def add(
     }
     limits = {"max_in_flight": max_in_flight, "rate": rate, "burst": burst, "ordered": ordered}
     values |= check_limits(method=method, timeout=timeout, max_age=max_age, **limits)
-    values["filter"] = None if filter is None else _check_filter(connection, filter)
+    values["filter"] = None if filter is None else check_filter(connection, filter)
 
     id = connection.execute(insert(subscription).returning(subscription.c.id), values).scalar_one()
     rows = [{"pattern": p, "tenant": tenant or "", "subscription_id": id} for p in patterns]
@@ -347,36 +344,6 @@ def _check_types(types: Sequence[str]) -> list[str]:
     if not checked:
         raise InvalidInput("types", "must have at least one event type or pattern")
     return checked
-
-
-def _check_filter(connection: Connection, filter: str) -> str:
-    """Ask PostgreSQL itself, in a savepoint, so that a bad filter harms no transaction."""
-    check_text("filter", filter, MAX_FILTER)
-    parsed = select(cast(cast(literal(filter, Text), JsonPath), Text))
-    try:
-        with connection.begin_nested():
-            canonical = connection.execute(parsed).scalar_one()
-    except DBAPIError as error:
-        code, message = _told(error)
-        if code in _NOT_A_PATH:
-            raise InvalidInput("filter", f"is not an SQL/JSON path: {message}") from error
-        raise
-    if '$""' in _QUOTED.sub('""', canonical):
-        raise InvalidInput("filter", "must not use variables; there is nothing to set them")
-    return filter
-
-
-_NOT_A_PATH = {"42601", "22P02", "2201B", "22023", "42804", "54001"}
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
-
-
-def _told(error: DBAPIError) -> tuple[str | None, str]:
-    """Return SQLSTATE and message: each driver has its own place for them."""
-    told = error.orig.args[0] if error.orig is not None and error.orig.args else None
-    if isinstance(told, dict):  # pg8000
-        return told.get("C"), str(told.get("M"))
-    code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-    return code, str(error.orig).partition("\n")[0].partition("LINE 1")[0].strip()
 
 
 def _from_row(row: RowMapping) -> Subscription:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from outbox.request import build
 
 from .outcome import Judgement, Reply, age, judge, stillborn
+from .rows import Result
 from .send import send
-from .store import Result
 
 if TYPE_CHECKING:
     from random import Random

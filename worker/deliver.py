@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from .attempt import Attempter
     from .claim import Claim
     from .outcome import Judgement, Reply
+    from .rows import FannedOut, LimitedClaims
     from .settings import Settings
-    from .store import FannedOut, LimitedClaims, Store
+    from .store import Store
 
 logger = logging.getLogger("outbox.worker")
 

@@ -17,7 +17,8 @@ from .settings import FAN_OUT_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .store import FannedOut, Store
+    from .rows import FannedOut
+    from .store import Store
 
 logger = logging.getLogger("outbox.worker")
 

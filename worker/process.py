@@ -32,8 +32,8 @@ from .supervisor import FUTILE
 from .transport import AiohttpTransport, tls_context
 
 if TYPE_CHECKING:
+    from .rows import Recorded, Result
     from .settings import Settings
-    from .store import Recorded, Result
 
 logger = logging.getLogger("outbox.worker")
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from outbox.keyring import Keyring
 
     from .claim import Claim
-    from .store import Recipient, Store
+    from .rows import Recipient
+    from .store import Store
 
 logger = logging.getLogger("outbox.worker")
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from .loop import Bell, Outage
+from .rows import Gone
 from .settings import FLUSH_SECONDS, FLUSH_SIZE
-from .store import Gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .store import Recorded, Result, Store
+    from .rows import Recorded, Result
+    from .store import Store
 
 logger = logging.getLogger("outbox.worker")
 

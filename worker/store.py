@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg.rows import class_row, namedtuple_row
@@ -22,120 +21,20 @@ from outbox.schema import VERSION
 
 from .claim import Claim
 from .faults import in_a_line, is_data
+from .rows import FannedOut, Lane, LimitedClaims, Recipient, Recorded, Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
-    from datetime import datetime
 
     from psycopg import AsyncConnection
     from psycopg_pool import AsyncConnectionPool
 
+    from .rows import Gone
+
 CHANNEL = "outbox_fan_out"
 
 Row = TypeVar("Row")
-
-
-@dataclass(frozen=True, slots=True)
-class FannedOut:
-    """What one fan-out did: `lanes` got deliveries, and so did those that have limits.
-
-    `heads` are the subjects of ordered ones that may go; `error` is why its event was set
-    aside.
-    """
-
-    events: int
-    deliveries: int
-    rung: str | None
-    lanes: list[str]
-    limited: list[str]
-    heads: int | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """A lane of the sweep: in `due_in` seconds its next free delivery is due (None: none is)."""
-
-    subscription_id: str
-    due_in: float | None
-    limited: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LimitedClaims:
-    """Claims from lanes that have limits.
-
-    `full` lanes have as much in flight as they may; those of `waits` may have the next
-    request in so many seconds; `busy` ones are in another worker's hand just now.
-    """
-
-    claims: list[Claim]
-    full: set[str]
-    waits: dict[str, float]
-    busy: set[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """A subscription as it is to be sent to. Its live secrets are newest first, as stored."""
-
-    subscription_id: str
-    revision: int
-    url: str
-    method: str
-    format: str
-    schemes: tuple[str, ...]
-    headers: dict[str, str]
-    user_agent: str | None
-    timeout: float | None
-    schedule: tuple[float, ...] | None
-    max_age: float | None
-    secrets: list[StoredSecret]
-
-
-class Result(NamedTuple):
-    """What an attempt came to, as it is recorded.
-
-    `counts` is whether a failure moves the delivery on in its schedule; `delay` is the
-    seconds until the next attempt.
-    """
-
-    delivery_id: str
-    attempt: int
-    outcome: str
-    counts: bool
-    delay: float | None
-    revision: int
-    started_at: datetime
-    duration_ms: int
-    status: int | None
-    error_class: str | None
-    error: str | None
-    response_body: bytes | None
-    dns_ms: int | None = None
-    connect_ms: int | None = None
-    tls_ms: int | None = None
-    first_byte_ms: int | None = None
-    body_ms: int | None = None
-    limited: bool = False  # its claim counts against a limit of its subscription
-    operational: bool = False  # its event is one of ours: its fate makes no other
-
-
-class Gone(NamedTuple):
-    """Why a subscription is to be disabled, and whether the operator is told of it."""
-
-    reason: str
-    tell: bool
-
-
-class Recorded(NamedTuple):
-    """What the database made of a Result: `late` when the claim was lost before."""
-
-    delivery_id: str
-    attempt: int
-    outcome: str
-    due_in: float | None
 
 
 class Store:

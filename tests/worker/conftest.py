@@ -13,8 +13,9 @@ from psycopg_pool import AsyncConnectionPool
 
 import outbox
 from outbox.worker.process import Process, _pool
+from outbox.worker.rows import Result
 from outbox.worker.settings import Settings
-from outbox.worker.store import Result, Store
+from outbox.worker.store import Store
 from tests.factories import event, rows, value
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import httpx
 
     from outbox.worker.claim import Claim
-    from outbox.worker.store import Recorded
+    from outbox.worker.rows import Recorded
     from tests.databases import Database
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from outbox import health, subscriptions
 from outbox.worker.maintenance import Maintenance
-from outbox.worker.store import Gone
+from outbox.worker.rows import Gone
 from tests.factories import BY, subscribe
 
 from .conftest import result
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from outbox.worker.claim import Claim
-    from outbox.worker.store import Recorded, Store
+    from outbox.worker.rows import Recorded
+    from outbox.worker.store import Store
 
     from .conftest import Fleet
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from outbox.worker.claim import Claim
-    from outbox.worker.store import LimitedClaims, Store
+    from outbox.worker.rows import LimitedClaims
+    from outbox.worker.store import Store
 
     from .conftest import Fleet
 

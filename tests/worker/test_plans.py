@@ -13,7 +13,8 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from outbox.worker.store import SESSION, Result, query
+from outbox.worker.rows import Result
+from outbox.worker.store import SESSION, query
 from tests.databases import NAME, clone
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 
 from outbox.worker.record import Recorder
 from outbox.worker.settings import FLUSH_SIZE
-from outbox.worker.store import Gone, Recorded, Result, Store
+from outbox.worker.store import Store
 from tests.factories import subscribe
 
 from .conftest import Fleet, result
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from outbox.worker.claim import Claim
+    from outbox.worker.rows import Gone, Recorded, Result
 
 
 class Unreliable(Store):

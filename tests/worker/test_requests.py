@@ -166,4 +166,4 @@ def test_timeout_of_a_subscription(committed_db: Database) -> None:
 
     with committed_db.engine.connect() as connection:
         error = value(connection, "SELECT error FROM outbox.attempt")
-    assert error .startswith("timeout: no complete answer within 0.1 s")
+    assert error.startswith("timeout: no complete answer within 0.1 s")

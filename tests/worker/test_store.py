@@ -17,7 +17,8 @@ from outbox.keyring import StoredSecret
 from outbox.schema import VERSION
 from outbox.worker.claim import Claim
 from outbox.worker.fanout import FanOut
-from outbox.worker.store import FannedOut, Gone, Lane, Recipient, Store, query
+from outbox.worker.rows import FannedOut, Gone, Lane, Recipient
+from outbox.worker.store import Store, query
 from tests.factories import BY, subscribe
 from tests.logs import CANARY
 
