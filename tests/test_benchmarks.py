@@ -50,6 +50,7 @@ def test_drain() -> None:
         assert {"wal_bytes", "p50_ms", "p99_ms", "seconds", "request_bytes"} <= set(each)
 
 
+@pytest.mark.slow
 @pytest.mark.system
 def test_fairness() -> None:
     """Beside one that hangs the others get each of their events once, and the cost is told."""

@@ -132,6 +132,7 @@ class Connector(aiohttp.BaseConnector):
     ) -> ResponseHandler:
         exchange = EXCHANGE.get()
         exchange.fresh = True
+        exchange.watch.reset()
         host, port = str(req.url.raw_host), int(req.url.port or 0)
         try:
             async with asyncio.timeout(self._policy.timeout):

@@ -38,17 +38,24 @@ NO_PHASES = Phases()
 class Stopwatch:
     """Runs through the phases of one request; `phase` is the one it is in."""
 
-    __slots__ = ("_since", "_spent", "phase")
+    __slots__ = ("_idle", "_since", "_spent", "phase")
 
     def __init__(self, phase: Phase = "first_byte") -> None:
         self.phase: Phase = phase
+        self._idle = False
         self._since = time.monotonic()
         self._spent: dict[Phase, float] = {}
+
+    def reset(self) -> None:
+        """Forget the first phase: it did not begin, for a connection has to be made first."""
+        self._idle = True
 
     def enter(self, phase: Phase) -> None:
         """End the phase it is in and begin another."""
         now = time.monotonic()
-        self._spent[self.phase] = self._spent.get(self.phase, 0.0) + now - self._since
+        if not self._idle:
+            self._spent[self.phase] = self._spent.get(self.phase, 0.0) + now - self._since
+        self._idle = False
         self.phase, self._since = phase, now
 
     def stop(self) -> Phases:

@@ -543,7 +543,7 @@ def test_a_receiver_that_is_down_is_probed(host: Host, caplog: pytest.LogCapture
         nonlocal is_back
         async with working(host.database, httpx.MockTransport(answer)):
             await until(lambda: delivered(other) == 40)
-            await until(lambda: "does not answer: a probe in 2 s" in caplog.text)
+            await until(lambda: "does not answer: a probe in 1 s" in caplog.text)
             assert requests["/down"] <= 2 * FIRST_WINDOW
             is_back = True
             await until(lambda: delivered(down) == 40)
