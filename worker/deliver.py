@@ -211,16 +211,15 @@ class Deliverer:
                 claim.attempt - 1,
                 extra={"delivery": claim.delivery_id},
             )
-        task = asyncio.create_task(self._deliver(claim))
+        task = asyncio.create_task(self._deliver(claim, time.monotonic()))
         self._tasks[task] = claim
         task.add_done_callback(self._finished)
 
-    async def _deliver(self, claim: Claim) -> None:
+    async def _deliver(self, claim: Claim, began: float) -> None:
         ready = self._recipients.get(claim)
         if ready is None:  # it became unusable while this claim waited
             await self._give_back([claim])
             return
-        began = time.monotonic()
         reply, judgement = await self._attempter.attempt(claim, ready)
         pause = self._pause_of(claim.subscription_id, reply, judgement, began)
         if pause > 0:
