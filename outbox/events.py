@@ -140,6 +140,8 @@ def _encode_batch(events: Sequence[Event], max_bytes: int) -> str:
 def _encode_event(event: Event, max_bytes: int) -> str:
     data = encode(event.data, max_bytes=max_bytes)
     fields: dict[str, Any] = {"type": check_type(event.type)}
+    if event.source == "outbox":
+        raise InvalidInput("source", "outbox is for events of the outbox itself")
     for name, limit in (("tenant", 255), ("subject", 1024), ("source", 1024), ("key", 255)):
         value = getattr(event, name)
         if value is not None:

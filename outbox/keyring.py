@@ -24,7 +24,7 @@ from .binary import from_base64, to_base64
 from .errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 VARIABLE = "OUTBOX_SECRET_KEY"
 KEY_SIZE = 32
@@ -69,6 +69,14 @@ class Keyring:
     def sealing_key(self) -> str | None:
         """The id of the key that seals, None without keys."""
         return next(iter(self.keys), None)
+
+    def check(self, key_ids: Iterable[str]) -> None:
+        """Raise InvalidInput unless all of `key_ids`, which sealed secrets, are here."""
+        lacking = [key_id for key_id in key_ids if key_id not in self.keys]
+        if lacking:
+            raise InvalidInput(
+                VARIABLE, f"lacks the key {', '.join(lacking)} that secrets are sealed with"
+            )
 
     def seal(self, secret: str, *, id: object, subscription_id: object) -> tuple[str | None, str]:
         """Return the id of the key and `secret` sealed for the row `id`; without keys in clear."""

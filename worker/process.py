@@ -27,7 +27,7 @@ from .faults import in_a_line
 from .loop import Bell, run
 from .maintenance import Maintenance
 from .record import Recorder
-from .store import CHANNEL, Store, check_schema, configure
+from .store import CHANNEL, Store, check_keys, check_schema, configure
 from .supervisor import FUTILE
 from .transport import AiohttpTransport, tls_context
 
@@ -57,6 +57,7 @@ class Process:
         try:
             async with await psycopg.AsyncConnection.connect(self._target) as connection:
                 await check_schema(connection)
+                await check_keys(connection, self._settings.keyring)
         except psycopg.Error as error:
             raise DatabaseUnavailable(in_a_line(error)) from error
 

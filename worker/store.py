@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
     from psycopg_pool import AsyncConnectionPool
 
+    from outbox.keyring import Keyring
+
     from .rows import Gone
 
 CHANNEL = "outbox_fan_out"
@@ -267,6 +269,15 @@ async def check_schema(connection: AsyncConnection[Any]) -> None:
     found = row[0] if row else None
     if found != VERSION:
         raise SchemaMismatch(found, VERSION)
+
+
+async def check_keys(connection: AsyncConnection[Any], keyring: Keyring) -> None:
+    """Raise InvalidInput unless `keyring` has every key that secrets are sealed with.
+
+    A worker without one would disable each subscription that it comes to.
+    """
+    rows = await (await connection.execute(query("check_keys"))).fetchall()
+    keyring.check(key_id for (key_id,) in rows)
 
 
 # Leaves the planner one plan, whatever its statistics say: nested loops over indexes,

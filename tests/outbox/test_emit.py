@@ -337,6 +337,7 @@ MISTAKES: list[tuple[str, str, dict[str, Any]]] = [
     ("subject with a newline", "subject", {"subject": "a\nb"}),
     ("subject too long", "subject", {"subject": "x" * 1025}),
     ("source with a surrogate", "source", {"source": "\udfff"}),
+    ("source of our own", "source", {"source": "outbox"}),
     ("key empty", "key", {"key": ""}),
     ("key too long", "key", {"key": "x" * 256}),
     ("naive due_at", "due_at", {"due_at": datetime(2026, 1, 1)}),  # noqa: DTZ001

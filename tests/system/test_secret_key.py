@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from outbox.keyring import new_key
+from outbox.keyring import Keyring, new_key
+from tests.factories import subscribe, value
 from tests.helpers import environment, start_worker
 
 if TYPE_CHECKING:
@@ -46,6 +47,20 @@ def test_a_good_key(committed_db: Database) -> None:
     done = check(committed_db.url, new_key())
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("key", ["", new_key()], ids=["none", "another"])
+def test_a_key_that_is_lacking(committed_db: Database, key: str) -> None:
+    """A worker that could not open a live secret does not start: one line, exit 2."""
+    with committed_db.engine.begin() as connection:
+        subscribe(connection, keyring=Keyring.read(new_key()))
+        key_id = value(connection, "SELECT key_id FROM outbox.secret")
+    done = check(committed_db.url, key)
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"Error: OUTBOX_SECRET_KEY: lacks the key {key_id} that secrets are sealed with\n"
+    )
 
 
 def test_a_malformed_key(committed_db: Database) -> None:

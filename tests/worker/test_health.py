@@ -43,11 +43,11 @@ def claims(fleet: Fleet, lane: UUID, count: int = 1, **event: Any) -> list[Claim
 
 
 def come_to(
-    fleet: Fleet, lane: UUID, *outcomes: str, source: str | None = None, **changes: Any
+    fleet: Fleet, lane: UUID, *outcomes: str, operational: bool = False, **changes: Any
 ) -> list[Claim]:
     """Record deliveries of `lane` with these outcomes, in one batch."""
-    taken = claims(fleet, lane, len(outcomes), source=source, tenant="acme")
-    changes = {"delay": 3600.0, "operational": source == "outbox", **changes}
+    taken = claims(fleet, lane, len(outcomes), tenant="acme")
+    changes = {"delay": 3600.0, "operational": operational, **changes}
     made = [result(claim, each, **changes) for claim, each in zip(taken, outcomes, strict=True)]
     fleet.record(fleet.a, *made)
     return taken
@@ -279,7 +279,7 @@ def test_no_loops(fleet: Fleet) -> None:
     come_to(fleet, ops, "retry")
     make_failing(fleet, "6 days", 19)
     for outcome in ("dead", "retry", "delivered"):
-        come_to(fleet, ops, outcome, source="outbox")
+        come_to(fleet, ops, outcome, operational=True)
     assert failures(fleet, ops) == 19
     assert told(fleet) == []
 
