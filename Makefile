@@ -13,6 +13,9 @@ demo: .venv/ready ## a host, two receivers and a worker on a PostgreSQL of their
 test: check ## check, then all tests but the slow ones
 	$(BIN)/python -m pytest -m "not slow"
 
+slow: .venv/ready ## the slow tests: outages, long transactions, crashes, benchmarks
+	$(BIN)/python -m pytest -m slow
+
 check: .venv/ready ## format, lint, types and import rules
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -33,4 +36,4 @@ clean: ## drop .venv and everything that was made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]'
 	touch $@
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test slow check bench clean

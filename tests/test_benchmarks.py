@@ -34,6 +34,7 @@ def run(module: str, *options: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.system
 def test_drain() -> None:
     """A drain delivers each event once and tells what it cost, in one line of JSON."""

@@ -80,6 +80,7 @@ def test_it_adds_up(folder: Path) -> None:
     assert lines["retry, answered 503"]["receivers"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.system
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_stops_what_it_started(folder: Path, number: signal.Signals) -> None:

@@ -103,6 +103,7 @@ def test_killed(folder: Path) -> None:
     eventually(lambda: not answers(url))
 
 
+@pytest.mark.slow
 @system
 def test_killed_beside_another(folder: Path) -> None:
     """A process that is killed does not take the server from another."""
@@ -122,6 +123,7 @@ def test_fork(folder: Path) -> None:
         assert answers(url)
 
 
+@pytest.mark.slow
 @system
 def test_server_killed(folder: Path) -> None:
     """A server that crashed is started by the next one to join, at the same URL."""
@@ -133,6 +135,7 @@ def test_server_killed(folder: Path) -> None:
         assert answers(url)
 
 
+@pytest.mark.slow
 @system
 def test_stale_process_id(folder: Path) -> None:
     """A crash may leave behind a process id that is another program's by now."""
@@ -173,6 +176,7 @@ def test_settings(folder: Path) -> None:
     settings.unlink()
 
 
+@pytest.mark.slow
 @system
 def test_deep_path(made: Path) -> None:
     """A path too long for a socket is reached through a short link."""

@@ -184,6 +184,7 @@ def test_stop_while_postgresql_is_away(own_cluster: Cluster) -> None:
         assert time.monotonic() - began < 15
 
 
+@pytest.mark.slow
 def test_stop_with_a_result_that_cannot_be_recorded(
     own_cluster: Cluster, receiver: Receiver
 ) -> None:

@@ -167,6 +167,7 @@ def test_processes(committed_db: Database, receiver: Receiver) -> None:
     assert not any(map(psutil.pid_exists, pids))
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_started_again(committed_db: Database, receiver: Receiver) -> None:
     """A process that dies is replaced; the other one goes on meanwhile."""
     with start_worker(committed_db.url, "--processes", "2") as worker:
@@ -184,6 +185,7 @@ def test_a_killed_process_is_started_again(committed_db: Database, receiver: Rec
     assert pids - {victim} < replaced
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_takes_its_processes_along(committed_db: Database) -> None:
     """When the supervisor is gone, its processes stop by themselves, in good order."""
     with start_worker(committed_db.url, "--processes", "2") as worker:

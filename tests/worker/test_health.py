@@ -467,7 +467,7 @@ step = st.lists(one, min_size=1, max_size=6) | st.tuples(st.just("resume"), st.i
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(step, max_size=8))
 def test_health_is_what_the_log_says(fleet: Fleet, steps: list[Any]) -> None:
