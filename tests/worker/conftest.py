@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
-import outbox
 from outbox.worker.process import Process, _pool
 from outbox.worker.rows import Result
 from outbox.worker.settings import Settings
 from outbox.worker.store import Store
-from tests.factories import event, rows, value
+from tests.factories import emit_many, event, rows, value
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -54,7 +53,7 @@ class Fleet:
 
     def emit(self, count: int = 1, **fields: Any) -> list[UUID]:
         with self.database.engine.begin() as connection:
-            return outbox.emit_many(connection, [event(**fields) for _ in range(count)])
+            return emit_many(connection, [event(**fields) for _ in range(count)])
 
     def execute(self, statement: str) -> None:
         with self.database.engine.begin() as connection:

@@ -12,11 +12,10 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
-import outbox
 from outbox import deliveries, subscriptions
 from outbox.worker.breaker import FIRST_WINDOW
 from outbox.worker.transport import AiohttpTransport
-from tests.factories import BY, LOOPBACK, event, rows, subscribe, value
+from tests.factories import BY, LOOPBACK, emit_many, event, rows, subscribe, value
 
 from .conftest import until, working
 
@@ -43,7 +42,7 @@ class Host:
 
     def emit(self, count: int = 1, **fields: Any) -> list[UUID]:
         with self.database.engine.begin() as connection:
-            return outbox.emit_many(connection, [event(**fields) for _ in range(count)])
+            return emit_many(connection, [event(**fields) for _ in range(count)])
 
     def execute(self, statement: str) -> None:
         with self.database.engine.begin() as connection:
