@@ -22,13 +22,14 @@ from .claim import Lanes, quotas
 from .faults import in_a_line
 from .loop import Bell
 from .recipients import Recipients
+from .rows import LimitedClaims
 from .slots import AHEAD, Slots
 
 if TYPE_CHECKING:
     from .attempt import Attempter
     from .claim import Claim
     from .outcome import Judgement, Reply
-    from .rows import FannedOut, LimitedClaims
+    from .rows import FannedOut
     from .settings import Settings
     from .store import Store
 
@@ -142,12 +143,7 @@ class Deliverer:
     async def _claim(self, wanted: dict[str, int]) -> None:
         since = self._claimed_at = time.monotonic()
         claims = await self._store.claim(wanted, self._settings.lease)
-        got = Counter(claim.subscription_id for claim in claims)
-        for lane, quota in wanted.items():
-            if got[lane] < quota:
-                self._lanes.exhausted(lane, since=since)
-            else:
-                self._lanes.served(lane, now=since)
+        self._ask_again(wanted, LimitedClaims(claims), since)
         await self._recipients.load(claims)
         await self._begin(claims, since)
 
@@ -174,6 +170,7 @@ class Deliverer:
                     self._slots.finished(lane)
 
     def _ask_again(self, wanted: dict[str, int], found: LimitedClaims, since: float) -> None:
+        """Say when each lane that was claimed from at `since` is to be claimed from again."""
         got = Counter(claim.subscription_id for claim in found.claims)
         for lane, quota in wanted.items():
             if lane in found.busy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ class LimitedClaims:
     """
 
     claims: list[Claim]
-    full: set[str]
-    waits: dict[str, float]
-    busy: set[str]
+    full: set[str] = field(default_factory=set)
+    waits: dict[str, float] = field(default_factory=dict)
+    busy: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
