@@ -10,12 +10,15 @@ import click
 from outbox import deliveries
 
 from . import output
-from .options import before_option, database_option, id_argument, json_option, limit_option
+from .listing import TABLE, list_options, paged, shape_of
+from .options import database_option, id_argument, json_option
 from .rows import attempt_row, delivery_row, phases
 from .session import transaction
 
 if TYPE_CHECKING:
     from uuid import UUID
+
+    from outbox.deliveries import Delivery
 
     from .rows import Row
 
@@ -43,20 +46,23 @@ def commands() -> None:
     help="Only to this subscription.",
 )  # fmt: skip
 @click.option("--state", type=click.Choice(deliveries.STATES), help="Only in this state.")
-@limit_option
-@before_option
-@json_option
+@list_options
 @database_option()
-def list_(as_json: bool, **wanted: Any) -> None:
+def list_(limit: int | None, before: UUID | None, **wanted: Any) -> None:
     """List deliveries, newest first.
 
     \b
     Example:
       outbox deliveries list --state pending --limit 10
     """
+    shape = shape_of(wanted)
     with transaction() as connection:
-        found = deliveries.list_deliveries(connection, **wanted)
-    output.many([delivery_row(each) for each in found], _COLUMNS, as_json=as_json)
+
+        def fetch(before: UUID | None, limit: int) -> list[Delivery]:
+            return deliveries.list_deliveries(connection, before=before, limit=limit, **wanted)
+
+        found = paged(fetch, shape, limit=limit, before=before)
+        output.many(map(delivery_row, found), _COLUMNS, shape)
 
 
 @commands.command()
@@ -85,7 +91,7 @@ def _print(delivery: Row, attempts: list[Row]) -> None:
     output.one(delivery, as_json=False)
     output.section("attempts")
     rows = [attempt | {"phases": phases(attempt)} for attempt in attempts]
-    output.many(rows, _ATTEMPT_COLUMNS, as_json=False)
+    output.many(rows, _ATTEMPT_COLUMNS, TABLE)
     for body, same in groupby(attempts, key=lambda attempt: attempt["response_body"]):
         if body is not None:
             numbers = ", ".join(str(attempt["attempt"]) for attempt in same)

@@ -21,6 +21,7 @@ from .demo_account import Line, Stored, settle
 from .demo_host import Host
 from .demo_receiver import Receiver
 from .demo_stage import LOOPBACK, Stage, Worker, postgresql
+from .listing import TABLE
 from .options import json_option
 from .program import Failure
 from .rows import row
@@ -61,7 +62,7 @@ def demo(as_json: bool) -> None:
         output.document({"adds_up": not wrong, "account": [row(line) for line in account]})
     else:
         output.section("the account")
-        output.many([row(line) for line in account], COLUMNS, as_json=False)
+        output.many([row(line) for line in account], COLUMNS, TABLE)
     if wrong:
         raise Failure(f"it does not add up: {'; '.join(wrong)}")
     if not as_json:

@@ -7,9 +7,11 @@ white space.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -42,6 +44,29 @@ def dump(value: object) -> str:
             return "[" + between.join(map(dump, value)) + "]"
         case _:
             return _quoted(_plain(value))
+
+
+def csv_line(values: Iterable[object]) -> str:
+    """Return a line of CSV (RFC 4180): no value is empty, what has parts is JSON.
+
+    >>> csv_line(["a, b", None, 7, ["x", "y"]])
+    '"a, b",,7,"[""x"", ""y""]"\\r\\n'
+    """
+    line = io.StringIO()
+    csv.writer(line).writerow([_csv_cell(value) for value in values])
+    return line.getvalue()
+
+
+def _csv_cell(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case datetime() | UUID():
+            return str(_plain(value))
+        case _:
+            return dump(value)
 
 
 def _plain(value: object) -> object:

@@ -16,12 +16,11 @@ from outbox.deliveries import list_deliveries
 
 from . import output
 from .documents import pretty
+from .listing import TABLE, list_options, paged, shape_of
 from .options import (
-    before_option,
     database_option,
     id_argument,
     json_option,
-    limit_option,
     read_stdin,
     text_option,
 )
@@ -30,6 +29,8 @@ from .session import transaction
 
 if TYPE_CHECKING:
     from uuid import UUID
+
+    from outbox.events import StoredEvent
 
     from .rows import Row
 
@@ -77,20 +78,23 @@ def emit(type: str, data: str, due_at: str | None, as_json: bool, **about: Any) 
 @click.option("--type", metavar="PATTERN", help="An event type, or a pattern such as invoice.*")
 @text_option("--tenant", help="Only events of this tenant.", max_chars=255)
 @text_option("--subject", help="Only events about this subject.")
-@limit_option
-@before_option
-@json_option
+@list_options
 @database_option()
-def list_(as_json: bool, **wanted: Any) -> None:
+def list_(limit: int | None, before: UUID | None, **wanted: Any) -> None:
     """List events, newest first.
 
     \b
     Example:
       outbox events list --type 'invoice.*' --limit 10
     """
+    shape = shape_of(wanted)
     with transaction() as connection:
-        found = events.list_events(connection, **wanted)
-    output.many([event_row(each) for each in found], _COLUMNS, as_json=as_json)
+
+        def fetch(before: UUID | None, limit: int) -> list[StoredEvent]:
+            return events.list_events(connection, before=before, limit=limit, **wanted)
+
+        found = paged(fetch, shape, limit=limit, before=before)
+        output.many(map(event_row, found), _COLUMNS, shape)
 
 
 @commands.command()
@@ -120,7 +124,7 @@ def _print(event: Row, deliveries: list[Row]) -> None:
     output.one({name: event[name] for name in event if name != "data"}, as_json=False)
     output.section("data", pretty(event["data"].text))
     output.section("deliveries")
-    output.many(deliveries, _DELIVERY_COLUMNS, as_json=False)
+    output.many(deliveries, _DELIVERY_COLUMNS, TABLE)
 
 
 def _parse_data(text: str) -> object:

@@ -97,6 +97,43 @@ def _styled(value: object) -> Text:
     return Text(text, _STYLE_OF.get(text, ""))
 
 
+def bar(what: str, done: int, total: int, rate: float | None, *, width: int = 0) -> Text:
+    """Return how far something is, in one line; the bar takes what is left of `width` cells.
+
+    >>> bar("replay", 250, 1000, 50.0).plain
+    'replay  250 of 1,000  25 %  50/s  15 s left'
+    """
+    parts = [what, f"{done:,} of {total:,}", f"{min(100, 100 * done // max(total, 1))} %"]
+    if rate:
+        parts += [f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"]
+        parts += [f"{span(max(0, total - done) / rate)} left"]
+    line = Text(GAP.join(parts))
+    room = min(width - line.cell_len - len(GAP), _LONGEST_BAR)
+    if room < _SHORTEST_BAR:
+        return line
+    full = round(room * min(1.0, done / max(total, 1)))
+    return Text.assemble(("━" * full, "green"), ("─" * (room - full), "dim"), GAP, line)
+
+
+def span(seconds: float) -> str:
+    """Return so many seconds as a person says it.
+
+    >>> span(0.25), span(59.6), span(3_700), span(90_000)
+    ('0 s', '1 min', '1 h 1 min', '1 d 1 h')
+    """
+    whole = round(seconds)
+    for size, unit, below, smaller in _SPANS:
+        if whole >= size:
+            count, rest = divmod(whole, size)
+            part = rest // below
+            return f"{count} {unit}" + (f" {part} {smaller}" if part else "")
+    return f"{whole} s"
+
+
+_SHORTEST_BAR, _LONGEST_BAR = 10, 40  # cells
+_SPANS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
+
+
 def cell(value: object) -> str:
     """Return `value` as a person reads it, on one line.
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from outbox.addresses import parse_allow
 from outbox.encoding import check_text
+from outbox.moments import parse_moment
 
+from . import output
+from .program import Failure, WrongUse
 from .session import URL, VARIABLE
 
 if TYPE_CHECKING:
@@ -23,14 +27,7 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document, for programs."
 )
 
-limit_option = click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True,
-    metavar="N", help="At most so many.",
-)  # fmt: skip
-
-before_option = click.option(
-    "--before", type=click.UUID, metavar="ID", help="Older ones: the last id of the page before."
-)
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 allow_option = click.option(
     "--allow", metavar="LIST", envvar="OUTBOX_ALLOW", default="",
@@ -58,6 +55,28 @@ def text_option(name: str, *, help: str, max_chars: int = 1_024) -> Decorator:
         return None if value is None else check_text(str(parameter.name), value, max_chars)
 
     return click.option(name, metavar="TEXT", callback=check, help=help)
+
+
+def moment_option(name: str, *, help: str) -> Decorator:
+    """An option whose value is a time, or how long ago that is."""
+
+    def read(_: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
+        if value is None:
+            return None
+        now = datetime.now(UTC)  # noqa: TID251 - the edge
+        return parse_moment(str(parameter.name), value, now=now)
+
+    return click.option(name, metavar="TIME", callback=read, help=help)
+
+
+def confirm(question: str, *, yes: bool, otherwise: str) -> None:
+    """Go on only if `yes`, or if the person at the terminal agrees; else end with `otherwise`."""
+    if yes:
+        return
+    if not has_terminal():
+        raise WrongUse("there is no terminal to ask on; pass --yes")
+    if not output.confirmed(question):
+        raise Failure(otherwise)
 
 
 def has_terminal() -> bool:

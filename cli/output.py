@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from . import layout
-from .documents import dump
+from .documents import csv_line, dump
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -38,16 +38,36 @@ def one(row: Row, *, as_json: bool) -> None:
         _print(_console(), layout.fields(row))
 
 
-def many(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool) -> None:
-    """Print many things: a JSON array with all they have, or a table of `columns`."""
-    console = _console()
-    if as_json:
-        document(rows)
-    elif rows:
-        room = console.width if console.is_terminal else None
-        _print(console, layout.table(rows, columns, room))
+def many(rows: Iterable[Row], columns: Sequence[str], shape: str) -> None:
+    """Print many things: a table of `columns`, or all they have in a `shape` for programs."""
+    if shape == "jsonl":
+        for row in rows:
+            document(row)
+    elif shape == "csv":
+        _csv(rows, columns)
+    elif shape == "json":
+        document(list(rows))
     else:
+        _table(list(rows), columns)
+
+
+def _csv(rows: Iterable[Row], columns: Sequence[str]) -> None:
+    names: Sequence[str] | None = None
+    for row in rows:
+        if names is None:
+            click.echo(csv_line(names := list(row)).encode(), nl=False)
+        click.echo(csv_line(row.values()).encode(), nl=False)
+    if names is None:
+        click.echo(csv_line(columns).encode(), nl=False)
+
+
+def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    console = _console()
+    if not rows:
         line("None.")
+        return
+    room = console.width if console.is_terminal else None
+    _print(console, layout.table(rows, columns, room))
 
 
 def line(text: str) -> None:
@@ -118,6 +138,45 @@ class Progress:
             self._next = seconds + 1
             parts = "; ".join(f"{name}: {text}" for name, text in view.items())
             _print(self._console, [Text(f"{seconds:3.0f} s  {parts}")])
+
+
+class Bar:
+    """How far something long is, on stderr: a bar on a terminal, else a line now and then.
+
+    with output.Bar("replay", 1_000_000) as bar:
+        bar.show(250_000)
+    """
+
+    def __init__(self, what: str, total: int, *, every: float = 5.0) -> None:
+        self._what = what
+        self._total = total
+        self._every = every  # seconds between two lines where there is no terminal
+        self._console = _console(stderr=True)
+        self._live = Live(console=self._console, auto_refresh=False)
+        self._began = time.monotonic()
+        self._first: int | None = None
+        self._next = every
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, done: int, *, last: bool = False) -> None:
+        """Show that `done` of the total are done; `last` always prints a line."""
+        seconds = time.monotonic() - self._began
+        self._first = done if self._first is None else self._first
+        rate = (done - self._first) / seconds if seconds > 0.5 else None
+        if self._console.is_terminal:
+            width = self._console.width
+            text = layout.bar(self._what, done, self._total, rate, width=width)
+            self._live.update(text, refresh=True)
+        elif last or seconds >= self._next:
+            self._next = seconds + self._every
+            _print(self._console, [layout.bar(self._what, done, self._total, rate)])
 
 
 def _console(*, stderr: bool = False) -> Console:

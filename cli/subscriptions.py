@@ -18,15 +18,16 @@ from outbox.schedule import format_schedule, parse_duration, parse_schedule
 from outbox.schemes import SCHEMES
 
 from . import output
+from .listing import shape_of, shape_options
 from .options import (
     allow_option,
+    confirm,
     database_option,
-    has_terminal,
     id_argument,
     json_option,
     text_option,
+    yes_option,
 )
-from .program import Failure, WrongUse
 from .rows import failing_row, request_row, subscription_row
 from .secret_text import given_secret, note, secret_options, secret_row
 from .session import author, transaction
@@ -121,20 +122,21 @@ def add(
 @commands.command("list")
 @text_option("--tenant", help="Only those of this tenant.", max_chars=255)
 @click.option("--all", "removed", is_flag=True, help="Those that were removed as well.")
-@json_option
+@shape_options
 @database_option()
-def list_(tenant: str | None, removed: bool, as_json: bool) -> None:
+def list_(tenant: str | None, removed: bool, **wanted: Any) -> None:
     """List subscriptions, oldest first, and which of them are failing.
 
     \b
     Example:
       outbox subscriptions list --tenant acme
     """
+    shape = shape_of(wanted)
     with transaction() as connection:
         found = subscriptions.list_subscriptions(connection, tenant=tenant, removed=removed)
         failing = health.failing(connection, [each.id for each in found])
     rows = [subscription_row(each) | failing_row(failing.get(each.id)) for each in found]
-    output.many(rows, _COLUMNS, as_json=as_json)
+    output.many(rows, _COLUMNS, shape)
 
 
 @commands.command()
@@ -195,9 +197,9 @@ def resume(id: UUID, as_json: bool) -> None:
 @commands.command()
 @id_argument
 @text_option("--subject", help="Only this one; else all that stand still.")
-@json_option
+@shape_options
 @database_option()
-def unblock(id: UUID, subject: str | None, as_json: bool) -> None:
+def unblock(id: UUID, subject: str | None, **wanted: Any) -> None:
     """Let subjects go on that stand still behind a dead delivery.
 
     A subscription that is `--ordered stop` sends no more events of a subject once one of
@@ -208,9 +210,10 @@ def unblock(id: UUID, subject: str | None, as_json: bool) -> None:
       outbox subscriptions unblock 0190163d-8694-739b-aea5-966c26f8ad91 \\
         --subject user/42
     """
+    shape = shape_of(wanted)
     with transaction() as connection:
         freed = subscriptions.unblock(connection, id, by=author(), subject=subject)
-    output.many([{"subject": each} for each in freed], ("subject",), as_json=as_json)
+    output.many([{"subject": each} for each in freed], ("subject",), shape)
 
 
 @commands.command("rotate-secret")
@@ -275,7 +278,7 @@ def preview_(id: UUID, event_id: UUID, body_alone: bool, as_json: bool) -> None:
 
 @commands.command()
 @id_argument
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @json_option
 @database_option()
 def remove(id: UUID, yes: bool, as_json: bool) -> None:
@@ -288,7 +291,10 @@ def remove(id: UUID, yes: bool, as_json: bool) -> None:
       outbox subscriptions remove 0190163d-8694-739b-aea5-966c26f8ad91 --yes
     """
     if not yes:
-        _confirm_removal(id)
+        with transaction() as connection:
+            found, open_ = subscriptions.show(connection, id), count_open(connection, id)
+        question = f"Remove {found.url} and cancel its {open_:,} open deliveries?"
+        confirm(question, yes=yes, otherwise="nothing was removed")
     with transaction() as connection:
         cancelled = count_open(connection, id)
         removed = subscriptions.remove(connection, id, by=author())
@@ -299,12 +305,3 @@ def _print(row: Row, as_json: bool) -> None:
     if row["schedule"] and not as_json:
         row["schedule"] = format_schedule(row["schedule"])
     output.one(row, as_json=as_json)
-
-
-def _confirm_removal(id: UUID) -> None:
-    if not has_terminal():
-        raise WrongUse("there is no terminal to ask on; pass --yes")
-    with transaction() as connection:
-        found, open_ = subscriptions.show(connection, id), count_open(connection, id)
-    if not output.confirmed(f"Remove {found.url} and cancel its {open_:,} open deliveries?"):
-        raise Failure("nothing was removed")

@@ -34,7 +34,8 @@ def attempt(outcome: str) -> Attempt:
     return Attempt(
         delivery_id=PAID, attempt=1, outcome=outcome, worker_id=1, revision=1, started_at=None,
         duration_ms=None, dns_ms=None, connect_ms=None, tls_ms=None, first_byte_ms=None,
-        body_ms=None, status=None, error_class=None, error=None, response_body=None,
+        body_ms=None, status=None, error_class=None, error=None, response_headers=None,
+        response_body=None,
         due_at=None, recorded_at=datetime(2026, 1, 31, tzinfo=UTC),
     )  # fmt: skip
 

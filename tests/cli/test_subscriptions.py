@@ -168,7 +168,7 @@ def test_remove_asks_on_a_terminal(
     answer: str, code: int, state: str,
 ) -> None:  # fmt: skip
     """On a terminal it says what is at stake, and only `y` removes."""
-    monkeypatch.setattr("outbox.cli.subscriptions.has_terminal", lambda: True)
+    monkeypatch.setattr("outbox.cli.options.has_terminal", lambda: True)
     id = add_subscription(committed_db)
     result = cli("subscriptions", "remove", str(id), stdin=answer)
 

@@ -56,7 +56,7 @@ WRONG = {
     ("events", "emit", "a", "--due-at", "2030-01-31"):
         "due_at: must be a datetime with a time zone",
     ("events", "list", "--limit", "0"):
-        "Invalid value for '--limit': 0 is not in the range 1<=x<=10000.",
+        "Invalid value for '--limit': 0 is not in the range x>=1.",
     ("events", "list", "--type", "a*b"): f"types: must be {PATTERN}; got 'a*b'",
     ("events", "list", "--tenant", os.fsdecode(b"\xff")):
         "tenant: contains a lone surrogate, which is half a character",
