@@ -74,6 +74,7 @@ class Attempt:
     status: int | None
     error_class: str | None
     error: str | None
+    response_headers: str | None
     response_body: bytes | None
     due_at: datetime | None
     recorded_at: datetime

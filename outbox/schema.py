@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-VERSION = 2
+VERSION = 3
 
 
 def text() -> str:

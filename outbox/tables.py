@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
+    Boolean,
     Column,
     DateTime,
     Double,
@@ -170,6 +172,7 @@ delivery = Table(
     Column("id", Uuid),
     Column("event_id", Uuid),
     Column("subscription_id", Uuid),
+    Column("replay_id", Uuid),
 )
 
 delivery_queue = Table(
@@ -204,7 +207,59 @@ attempt = Table(
     Column("status", SmallInteger),
     Column("error_class", Text),
     Column("error", Text),
+    Column("response_headers", JsonText),
     Column("response_body", LargeBinary),
     Column("due_at", Moment),
     Column("recorded_at", Moment),
+)
+
+replay = Table(
+    "replay",
+    metadata,
+    Column("id", Uuid),
+    Column("mode", Text),
+    Column("event_id", Uuid),
+    Column("subscription_id", Uuid),
+    Column("type", Text),
+    Column("tenant", Text),
+    Column("subject", Text),
+    Column("since", Moment),
+    Column("until", Moment),
+    Column("rate", Double),
+    Column("counted", BigInteger),
+    Column("made", BigInteger),
+    Column("after_event", Uuid),
+    Column("after_subscription", Uuid),
+    Column("last_event", Uuid),
+    Column("state", Text),
+    Column("error", Text),
+    Column("actor", Text),
+    Column("command", Text),
+    Column("created_at", Moment),
+    Column("moved_at", Moment),
+    Column("ended_at", Moment),
+)
+
+event_type = Table(
+    "event_type",
+    metadata,
+    Column("type", Text),
+    Column("description", Text),
+    Column("schema", JsonText),
+    Column("example", JsonText),
+    Column("deprecated", Boolean),
+    Column("created_at", Moment),
+    Column("changed_at", Moment),
+)
+
+worker = Table(
+    "worker",
+    metadata,
+    Column("id", Integer),
+    Column("host", Text),
+    Column("pid", Integer),
+    Column("version", Text),
+    Column("started_at", Moment),
+    Column("seen_at", Moment),
+    Column("stopped_at", Moment),
 )

@@ -436,6 +436,8 @@ KINDS = {
     "JSONB": "jsonb",
     "DateTime": "timestamp with time zone",
     "Integer": "integer",
+    "BigInteger": "bigint",
+    "Boolean": "boolean",
     "SmallInteger": "smallint",
     "LargeBinary": "bytea",
     "ARRAY": "ARRAY",
