@@ -17,6 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from outbox.database import conninfo
 from outbox.errors import DatabaseUnavailable, SchemaMismatch
+from outbox.fleet import CHANNEL
 from outbox.schema import VERSION as SCHEMA_VERSION
 from outbox.version import __version__
 
@@ -27,7 +28,7 @@ from .faults import in_a_line
 from .loop import Bell, run
 from .maintenance import Maintenance
 from .record import Recorder
-from .store import CHANNEL, Store, check_keys, check_schema, configure
+from .store import Store, check_keys, check_schema, configure
 from .supervisor import FUTILE
 from .transport import AiohttpTransport, tls_context
 

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from .rows import Gone
 
-CHANNEL = "outbox_fan_out"
-
 Row = TypeVar("Row")
 
 

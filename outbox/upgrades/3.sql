@@ -50,6 +50,49 @@ CREATE TABLE outbox.replay (
 
 CREATE INDEX replay_running ON outbox.replay (id) WHERE state = 'running';
 
+-- Makes deliveries of past events for those who ask for them again: the n-th event to the
+-- n-th subscription, due now. Of an ordered subscription they take their place among the
+-- others of their subject. Returns how many it made: a removed subscription gets none.
+CREATE FUNCTION outbox.deliver_again(event_ids uuid[], subscription_ids uuid[], replay uuid)
+    RETURNS integer
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    made     integer;
+    streams  uuid[];
+    subjects text[];
+BEGIN
+    WITH pair AS MATERIALIZED (
+        SELECT outbox.uuid7() AS delivery_id, p.*
+        FROM (
+            SELECT a.event_id, a.subscription_id,
+                CASE WHEN s.ordered IS NOT NULL THEN e.subject END AS subject
+            FROM unnest(event_ids, subscription_ids) WITH ORDINALITY AS a (event_id, subscription_id, n)
+            JOIN outbox.subscription s ON s.id = a.subscription_id AND s.state <> 'removed'
+            CROSS JOIN LATERAL (
+                SELECT e.subject FROM outbox.event e WHERE e.id = a.event_id LIMIT 1
+            ) e
+            ORDER BY a.n
+        ) p
+    ), delivered AS (
+        INSERT INTO outbox.delivery (id, event_id, subscription_id, replay_id)
+        SELECT delivery_id, event_id, subscription_id, replay FROM pair
+    ), queued AS (
+        INSERT INTO outbox.delivery_queue (delivery_id, subscription_id, event_id, subject, due_at)
+        SELECT delivery_id, subscription_id, event_id, subject,
+            CASE WHEN subject IS NULL THEN now() ELSE 'infinity' END
+        FROM pair
+    )
+    SELECT count(*), array_agg(subscription_id) FILTER (WHERE subject IS NOT NULL),
+        array_agg(subject) FILTER (WHERE subject IS NOT NULL)
+    INTO made, streams, subjects
+    FROM pair;
+    IF streams IS NOT NULL THEN
+        PERFORM outbox.promote(streams, subjects);
+    END IF;
+    RETURN made;
+END
+$$;
+
 
 -- What may happen --------------------------------------------------------------------
 
