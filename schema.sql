@@ -217,6 +217,8 @@ $$;
 -- A subscription as it is now. Every change is a row of subscription_change as well.
 CREATE TABLE outbox.subscription (
     id           uuid        PRIMARY KEY DEFAULT outbox.uuid7(),
+    name         text        CONSTRAINT subscription_name_grammar CHECK (
+                     length(name) <= 128 AND name ~ '^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$'),  -- for people, and for files that describe subscriptions
     tenant       text        CONSTRAINT subscription_tenant_not_empty CHECK (tenant <> ''),  -- NULL: events of every tenant
     url          text        NOT NULL,
     types        text[]      NOT NULL CONSTRAINT subscription_has_types CHECK (cardinality(types) > 0),
@@ -255,6 +257,7 @@ CREATE TABLE outbox.subscription (
 );
 
 CREATE INDEX subscription_removed ON outbox.subscription (id) WHERE state = 'removed';
+CREATE UNIQUE INDEX subscription_name ON outbox.subscription (name) WHERE state <> 'removed';
 
 -- One row a pattern: the index that matching uses. Removed subscriptions have none.
 CREATE TABLE outbox.subscription_type (
@@ -467,7 +470,9 @@ CREATE TABLE outbox.worker (
 
 -- Lets the next delivery of each given subject go, unless one of it is on its way or the
 -- subject is blocked. Under the lock of the subscription's limits, and in statements of
--- their own after it, so that whoever comes next sees what was decided here.
+-- their own after it, so that whoever comes next sees what was decided here. That lock is
+-- the last one that anybody waits for: a delivery that another transaction is just at is
+-- left to that one.
 CREATE FUNCTION outbox.promote(subscription_ids uuid[], subjects text[]) RETURNS integer
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -487,7 +492,12 @@ BEGIN
         WHERE n.subscription_id = k.id AND n.subject = k.subject AND n.subject IS NOT NULL
         ORDER BY n.event_id LIMIT 1
     ) next
-    WHERE q.delivery_id = next.delivery_id
+    CROSS JOIN LATERAL (
+        SELECT n.delivery_id FROM outbox.delivery_queue n
+        WHERE n.delivery_id = next.delivery_id
+        FOR UPDATE SKIP LOCKED
+    ) free
+    WHERE q.delivery_id = free.delivery_id
         AND NOT EXISTS (
             SELECT FROM outbox.delivery_queue h
             WHERE h.subscription_id = k.id AND h.subject = k.subject
@@ -661,6 +671,9 @@ DECLARE
     streams  uuid[];
     subjects text[];
 BEGIN
+    -- As they are when this ends: none is removed or ordered otherwise in between.
+    PERFORM FROM outbox.subscription s WHERE s.id = ANY (subscription_ids) ORDER BY s.id FOR SHARE;
+
     WITH pair AS MATERIALIZED (
         SELECT outbox.uuid7() AS delivery_id, p.*
         FROM (
@@ -708,6 +721,97 @@ CREATE TABLE outbox.event_type (
     created_at  timestamptz NOT NULL DEFAULT now(),
     changed_at  timestamptz NOT NULL DEFAULT now()
 );
+
+
+-- Limits that change ------------------------------------------------------------------
+
+-- Makes what is open fit the limits of a subscription after they were changed, in the same
+-- transaction, which holds the lock of its row. `was_limited` and `was_ordered` are what it
+-- had before. What is in flight counts for the limits.
+--
+-- When order begins, each open delivery takes its place in its subject: one that is in
+-- flight goes first; others of its subject that are in flight as well end as they began,
+-- outside of the order. When order ends, all are free to go. In two passes: most of it
+-- first; then, while no fan-out is under way, what came meanwhile and what is in flight. So
+-- neither the fan-out nor those who record wait for long. What another transaction is just
+-- at is left to that one: nobody waits in a circle.
+CREATE FUNCTION outbox.follow_limits(subscription uuid, was_limited boolean, was_ordered text)
+    RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    is_limited boolean;
+    is_ordered text;
+    subjects   text[];
+BEGIN
+    SELECT s.limited, s.ordered INTO is_limited, is_ordered
+    FROM outbox.subscription s WHERE s.id = subscription;
+
+    FOR pass IN 1..2 LOOP
+        EXIT WHEN (was_ordered IS NULL) = (is_ordered IS NULL);
+        IF pass = 2 THEN
+            PERFORM pg_advisory_xact_lock(hashtextextended('outbox.fan_out', 0));
+        END IF;
+        IF is_ordered IS NULL THEN
+            WITH mine AS MATERIALIZED (
+                SELECT q.delivery_id FROM outbox.delivery_queue q
+                WHERE q.subscription_id = subscription AND q.subject IS NOT NULL
+                    AND (q.lease_owner IS NULL OR pass = 2)
+                FOR UPDATE SKIP LOCKED
+            )
+            UPDATE outbox.delivery_queue q
+            SET subject = NULL, due_at = CASE q.due_at WHEN 'infinity' THEN now() ELSE q.due_at END
+            FROM mine m WHERE q.delivery_id = m.delivery_id;
+        ELSE
+            WITH open AS (
+                SELECT q.delivery_id, e.subject, row_number() OVER (
+                    PARTITION BY e.subject
+                    ORDER BY q.subject IS NULL OR q.due_at = 'infinity', q.lease_owner IS NULL, q.event_id
+                ) = 1 AS first
+                FROM outbox.delivery_queue q
+                CROSS JOIN LATERAL (
+                    SELECT e.subject FROM outbox.event e WHERE e.id = q.event_id LIMIT 1
+                ) e
+                WHERE q.subscription_id = subscription AND e.subject IS NOT NULL
+            ), mine AS MATERIALIZED (
+                SELECT o.* FROM open o JOIN outbox.delivery_queue q ON q.delivery_id = o.delivery_id
+                WHERE q.subject IS NULL AND (q.lease_owner IS NULL OR pass = 2 AND o.first)
+                FOR UPDATE OF q SKIP LOCKED
+            )
+            UPDATE outbox.delivery_queue q
+            SET subject = m.subject, due_at = CASE WHEN m.first THEN q.due_at ELSE 'infinity' END
+            FROM mine m WHERE q.delivery_id = m.delivery_id;
+        END IF;
+    END LOOP;
+
+    IF is_limited THEN
+        INSERT INTO outbox.throttle (subscription_id) VALUES (subscription) ON CONFLICT DO NOTHING;
+        PERFORM FROM outbox.throttle t WHERE t.subscription_id = subscription FOR UPDATE;
+    ELSE
+        DELETE FROM outbox.throttle t WHERE t.subscription_id = subscription;
+    END IF;
+    IF is_limited AND (NOT was_limited OR is_ordered IS NOT NULL AND was_ordered IS NULL) THEN
+        INSERT INTO outbox.limited_claim (delivery_id, subscription_id, subject, attempt, lease_until)
+        SELECT q.delivery_id, q.subscription_id, q.subject, q.attempt, q.lease_until
+        FROM outbox.delivery_queue q
+        WHERE q.subscription_id = subscription AND q.lease_until > now()
+        ON CONFLICT (delivery_id) DO UPDATE SET subject = excluded.subject;
+    END IF;
+    IF is_ordered IS DISTINCT FROM 'stop' THEN
+        DELETE FROM outbox.blocked_subject b WHERE b.subscription_id = subscription;
+    END IF;
+    IF is_ordered IS DISTINCT FROM was_ordered AND is_ordered IS NOT NULL THEN
+        SELECT array_agg(h.subject) INTO subjects
+        FROM (
+            SELECT q.subject FROM outbox.delivery_queue q
+            WHERE q.subscription_id = subscription AND q.subject IS NOT NULL
+            GROUP BY q.subject HAVING min(q.due_at) = 'infinity'
+        ) h;
+        IF subjects IS NOT NULL THEN
+            PERFORM outbox.promote(array_fill(subscription, ARRAY[cardinality(subjects)]), subjects);
+        END IF;
+    END IF;
+END
+$$;
 
 
 -- Facts stay as they are -------------------------------------------------------------

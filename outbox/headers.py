@@ -25,6 +25,10 @@ RESERVED_PREFIXES = ("ce-", "content-", "proxy-", "svix-", "webhook-")
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _VALUE = re.compile(r"[!-~]([ \t!-~]*[!-~])?")
+_CREDENTIAL = re.compile(
+    "auth|cookie|credential|key|password|secret|signature|token", re.IGNORECASE
+)
+HIDDEN = "[secure]"
 
 
 def parse_headers(lines: Iterable[str]) -> dict[str, str]:
@@ -33,6 +37,11 @@ def parse_headers(lines: Iterable[str]) -> dict[str, str]:
     >>> parse_headers(["X-Team: billing"])
     {'X-Team': 'billing'}
     """
+    return check_headers(split_headers(lines))
+
+
+def split_headers(lines: Iterable[str]) -> dict[str, str]:
+    """Return the names and values of lines; a value may be empty. Raises InvalidInput."""
     headers: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
@@ -41,7 +50,32 @@ def parse_headers(lines: Iterable[str]) -> dict[str, str]:
         if name.lower() in {known.lower() for known in headers}:
             raise InvalidInput("header", f"{name} is given twice")
         headers[name] = value.strip()
-    return check_headers(headers)
+    return headers
+
+
+def merged(headers: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, str]:
+    """Return `headers` with `changes`; an empty value takes a header away.
+
+    >>> merged({"X-Team": "billing", "X-Old": "1"}, {"x-team": "sales", "X-Old": ""})
+    {'x-team': 'sales'}
+    """
+    replaced = {name.lower() for name in changes}
+    kept = {name: value for name, value in headers.items() if name.lower() not in replaced}
+    return kept | {name: value for name, value in changes.items() if value}
+
+
+def is_credential(name: str) -> bool:
+    """Return whether a header of this name sounds like a credential.
+
+    >>> is_credential("Authorization"), is_credential("X-Team")
+    (True, False)
+    """
+    return _CREDENTIAL.search(name) is not None
+
+
+def shown_value(name: str, value: str) -> str:
+    """Return the value of a header as it may be shown: not if it sounds like a credential."""
+    return HIDDEN if is_credential(name) else value
 
 
 def check_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from sqlalchemy import delete, extract, func, insert, or_, select, update
 
 from .errors import InvalidInput
 from .keyring import KEY_RULE, VARIABLE, Keyring, StoredSecret
-from .schemes import check_secret
+from .schemes import check_secret, signature
 from .signing import PRIVATE_PREFIX, new_private_key, new_secret
 from .tables import secret as table
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BATCH = 500
 MAX_LIVE = 10
+FITS = "it has one that signs; `subscriptions rotate-secret` gives it another"
 MAX_OVERLAP = 30 * 24 * 3600  # seconds
 
 
@@ -86,6 +87,38 @@ def rotate(
     expire(connection, subscription_id, overlap=overlap, kept=MAX_LIVE - 1)
     store(connection, keyring, subscription_id, new)
     return new
+
+
+def fit(
+    connection: Connection,
+    keyring: Keyring,
+    subscription_id: UUID,
+    schemes: Sequence[str],
+    given: str | None,
+) -> str | None:
+    """Return the new secret that a subscription gets if none of its own fits `schemes`, or None.
+
+    It is the one `given`, or made. Those it has stay as they are. Raises InvalidInput if it
+    was given one for nothing.
+    """
+    stored = [] if "none" in schemes else live(connection, subscription_id)
+    own = [keyring.open(each, subscription_id=subscription_id) for each in stored]
+    if own and _fits(own, schemes):
+        if given is not None:
+            raise InvalidInput("secret", FITS)
+        return None
+    new = chosen(given, schemes)
+    if new is not None:
+        store(connection, keyring, subscription_id, new)
+    return new
+
+
+def _fits(own: Sequence[str], schemes: Sequence[str]) -> bool:
+    try:
+        signature(schemes, own)
+    except InvalidInput:
+        return False
+    return True
 
 
 def _newest(connection: Connection, keyring: Keyring, subscription_id: UUID) -> str:

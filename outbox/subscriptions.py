@@ -5,97 +5,87 @@ it: who made it, from which command, and what the subscription was afterwards.
 
     with engine.begin() as connection:
         added, secret = subscriptions.add(connection, url, ["invoice.*"], by=Author("ada", "setup"))
+        subscriptions.update(connection, added.id, by=Author("ada", "setup"), rate=50)
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
-    CTE,
+    Boolean,
+    Delete,
     Text,
     Uuid,
     cast,
-    column,
     delete,
     func,
     insert,
     literal,
     select,
-    update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import insert as insert_or_not
 
-from . import health, secrets
-from .addresses import PUBLIC, check_url
-from .encoding import check_text
-from .errors import InvalidInput, NotFound, WrongState
-from .event_types import check_pattern
+from . import secrets
+from .addresses import ANYWHERE, PUBLIC
+from .errors import InvalidInput
 from .filters import check_filter
-from .formats import FORMATS
 from .keyring import Keyring
-from .limits import check_limits
-from .request import check_choices
-from .schedule import check_schedule
-from .tables import (
-    attempt,
-    blocked_subject,
-    delivery_queue,
-    secret,
-    subscription,
-    subscription_change,
-    subscription_type,
-    throttle,
+from .subscription_changes import (
+    COLUMNS,
+    Author,
+    Change,
+    Subscription,
+    from_row,
+    history,
+    lock,
+    record,
+    show,
+    write,
 )
+from .subscription_settings import Settings, as_dict, changed, check, columns, differences
+from .subscription_states import (
+    STANDING,
+    cancel_open,
+    disable,
+    pause,
+    remove,
+    resume,
+    unblock,
+)
+from .tables import subscription, subscription_type, throttle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
     from uuid import UUID
 
-    from sqlalchemy import ColumnElement, Connection, RowMapping, Update
+    from sqlalchemy import Connection
 
     from .addresses import Allowed
+    from .subscription_settings import Difference
+
+__all__ = [
+    "Author", "Change", "Changed", "Settings", "Subscription", "add", "add_wanted", "cancel_open",
+    "disable", "history", "list_subscriptions", "pause", "remove", "resume", "rotate_secret",
+    "show", "unblock", "update",
+]  # fmt: skip
 
 DAY = 24 * 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Author:
-    """Who changes something (`actor`), and from where (`command`)."""
+class Changed:
+    """What an update did. `secret` is a new one, if it needed one: it is not shown again."""
 
-    actor: str
-    command: str
+    before: Subscription
+    after: Subscription
+    secret: str | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """A row of `outbox.subscription`: the arguments of `add`, and its state."""
-
-    id: UUID
-    tenant: str | None
-    url: str
-    types: tuple[str, ...]
-    filter: str | None
-    method: str
-    format: str
-    schemes: tuple[str, ...]
-    headers: Mapping[str, str]
-    user_agent: str | None
-    timeout: float | None
-    schedule: tuple[float, ...] | None
-    max_age: float | None
-    max_in_flight: int | None
-    rate: float | None
-    burst: int | None
-    ordered: str | None
-    state: str
-    state_reason: str | None
-    revision: int
-    created_at: datetime
-    changed_at: datetime
+    @property
+    def differs(self) -> list[Difference]:
+        """What is not as it was."""
+        return differences(as_dict(self.before), as_dict(self.after))
 
 
 def add(
@@ -104,6 +94,7 @@ def add(
     types: Sequence[str],
     *,
     by: Author,
+    name: str | None = None,
     tenant: str | None = None,
     filter: str | None = None,
     method: str = "POST",
@@ -124,7 +115,8 @@ def add(
 ) -> tuple[Subscription, str | None]:
     """Add a subscription and return it with its secret, which is not shown again.
 
-    Without `tenant` it gets the events of every tenant. `filter` is an SQL/JSON path over
+    `name` is unique among those not removed. Without `tenant` it gets the events of every
+    tenant. `filter` is an SQL/JSON path over
     the data. `schedule` is the seconds before each attempt, `timeout` those that one may
     take, `max_age` those after which a delivery is dead. Without `schemes` the format's own
     signs, which is `standard` for all but `logto`. Without `secret_text` a new `whsec_`
@@ -136,107 +128,128 @@ def add(
     for one event of a subject after the other. `allow` is what the operator allows besides
     public addresses (`addresses.parse_allow`). Raises InvalidInput.
     """
-    patterns = _check_types(types)
-    check_choices(headers or {}, format=format, schemes=schemes, user_agent=user_agent)
-    schemes = schemes or (FORMATS[format].scheme,)
-    secret_text = secrets.chosen(secret_text, schemes)
-    values: dict[str, Any] = {
-        "tenant": None if tenant is None else check_text("tenant", tenant, 255),
-        "url": check_url(url, allow=allow),
-        "types": patterns,
-        "format": format,
-        "schemes": list(schemes),
-        "headers": json.dumps(dict(headers or {})),
-        "user_agent": user_agent,
-        "schedule": None if schedule is None else list(check_schedule(schedule)),
-    }
-    limits = {"max_in_flight": max_in_flight, "rate": rate, "burst": burst, "ordered": ordered}
-    values |= check_limits(method=method, timeout=timeout, max_age=max_age, **limits)
-    values["filter"] = None if filter is None else check_filter(connection, filter)
+    wanted = Settings(
+        name=name, tenant=tenant, url=url, types=tuple(types), filter=filter, method=method,
+        format=format, schemes=tuple(schemes or ()), headers=headers or {}, user_agent=user_agent,
+        timeout=timeout, schedule=None if schedule is None else tuple(schedule), max_age=max_age,
+        max_in_flight=max_in_flight, rate=rate, burst=burst, ordered=ordered,
+    )  # fmt: skip
+    return add_wanted(
+        connection, wanted, by=by, secret_text=secret_text, keyring=keyring, allow=allow
+    )
 
-    id = connection.execute(insert(subscription).returning(subscription.c.id), values).scalar_one()
-    rows = [{"pattern": p, "tenant": tenant or "", "subscription_id": id} for p in patterns]
-    connection.execute(insert(subscription_type), rows)
+
+def add_wanted(
+    connection: Connection,
+    wanted: Settings,
+    *,
+    by: Author,
+    secret_text: str | None = None,
+    keyring: Keyring | None = None,
+    allow: Allowed = PUBLIC,
+) -> tuple[Subscription, str | None]:
+    """Add a subscription that is as `wanted`; all else is as `add` says."""
+    wanted = check(wanted, allow=allow)
+    secret_text = secrets.chosen(secret_text, wanted.schemes)
+    if wanted.filter is not None:
+        check_filter(connection, wanted.filter)
+    row = insert_or_not(subscription).values(columns(wanted)).on_conflict_do_nothing()
+    id = connection.execute(row.returning(subscription.c.id)).scalar()
+    if id is None:
+        raise _taken(wanted)
+    _write_types(connection, id, wanted)
     if secret_text is not None:
         secrets.store(connection, keyring or Keyring.read(), id, secret_text)
-    if any(limit is not None for limit in limits.values()):
+    if wanted.limited:
         connection.execute(insert(throttle), {"subscription_id": id})
-    return _record_change(connection, show(connection, id), "added", by), secret_text
+    return record(connection, id, "added", by), secret_text
+
+
+def update(
+    connection: Connection,
+    id: UUID,
+    *,
+    by: Author,
+    secret_text: str | None = None,
+    keyring: Keyring | None = None,
+    allow: Allowed = PUBLIC,
+    **changes: Any,
+) -> Changed:
+    """Change what is given of the settings that `add` takes, and nothing else.
+
+    None makes a setting what it is without it. Where nothing changes, nothing is written.
+    Deliveries that are open go by the new settings from their next attempt on; what was
+    fanned out stays so. If the schemes come to be such that no secret fits, it gets a new
+    one, or `secret_text`, beside those it has. Raises InvalidInput, NotFound, WrongState.
+
+        subscriptions.update(connection, id, by=me, url="https://example.com/new", rate=None)
+    """
+    before = lock(connection, id, STANDING, "changed")
+    wanted = changed(before.settings, changes)
+    wanted = check(wanted, allow=ANYWHERE if wanted.url == before.url else allow)
+    if wanted.schemes == before.schemes and secret_text is not None:
+        raise InvalidInput("secret", secrets.FITS)
+    if wanted == before.settings:
+        return Changed(before, before)
+    if wanted.filter is not None and wanted.filter != before.filter:
+        check_filter(connection, wanted.filter)
+    _check_name_is_free(connection, wanted, before)
+    write(connection, id, columns(wanted))
+    if (wanted.types, wanted.tenant) != (before.types, before.tenant):
+        connection.execute(_types_of(id))
+        _write_types(connection, id, wanted)
+    if _limits(wanted) != _limits(before.settings):
+        _follow_limits(connection, id, before.settings)
+    if wanted.schemes != before.schemes:
+        ring = keyring or Keyring.read()
+        secret_text = secrets.fit(connection, ring, id, wanted.schemes, secret_text)
+    return Changed(before, record(connection, id, "updated", by), secret_text)
+
+
+def _check_name_is_free(connection: Connection, wanted: Settings, before: Subscription) -> None:
+    if wanted.name is None or wanted.name == before.name:
+        return
+    columns = subscription.c
+    taken = select(columns.id).where(columns.name == wanted.name, columns.state != "removed")
+    if connection.execute(taken).first() is not None:
+        raise _taken(wanted)
+
+
+def _taken(wanted: Settings) -> InvalidInput:
+    return InvalidInput("name", f"{wanted.name} is the name of another subscription")
+
+
+def _write_types(connection: Connection, id: UUID, wanted: Settings) -> None:
+    pattern = {"tenant": wanted.tenant or "", "subscription_id": id}
+    connection.execute(insert(subscription_type), [{"pattern": p, **pattern} for p in wanted.types])
+
+
+def _types_of(id: UUID) -> Delete:
+    return delete(subscription_type).where(subscription_type.c.subscription_id == id)
+
+
+def _limits(settings: Settings) -> tuple[object, ...]:
+    return settings.max_in_flight, settings.rate, settings.burst, settings.ordered
+
+
+def _follow_limits(connection: Connection, id: UUID, before: Settings) -> None:
+    """Let what is open follow the limits as they are now."""
+    done = func.outbox.follow_limits(
+        cast(id, Uuid), literal(before.limited, Boolean), cast(before.ordered, Text)
+    )
+    connection.execute(select(cast(done, Text)))
 
 
 def list_subscriptions(
     connection: Connection, *, tenant: str | None = None, removed: bool = False
 ) -> list[Subscription]:
     """Return all subscriptions, oldest first; those of `tenant` alone if it is given."""
-    query = select(*_COLUMNS).order_by(subscription.c.id)
+    query = select(*COLUMNS).order_by(subscription.c.id)
     if tenant is not None:
         query = query.where(subscription.c.tenant == tenant)
     if not removed:
         query = query.where(subscription.c.state != "removed")
-    return [_from_row(row) for row in connection.execute(query).mappings()]
-
-
-def show(connection: Connection, id: UUID) -> Subscription:
-    """Return the subscription `id`. Raises NotFound."""
-    row = connection.execute(select(*_COLUMNS).where(subscription.c.id == id)).mappings().first()
-    if row is None:
-        raise NotFound("subscription", str(id))
-    return _from_row(row)
-
-
-def pause(
-    connection: Connection, id: UUID, *, by: Author, reason: str | None = None
-) -> Subscription:
-    """Stop sending to it. Its deliveries are held, new ones as well, until `resume`."""
-    return _change_state(connection, id, "paused", from_states={"active", "paused"}, by=by,
-                         reason=reason or f"paused by {by.actor}")  # fmt: skip
-
-
-def resume(connection: Connection, id: UUID, *, by: Author) -> Subscription:
-    """Send again, whether a person paused it or a worker disabled it.
-
-    Its deliveries come when they were due, its failures are forgotten.
-    """
-    return _change_state(
-        connection, id, "active", from_states={"active", "paused", "disabled"}, by=by, reason=None
-    )
-
-
-def remove(connection: Connection, id: UUID, *, by: Author) -> Subscription:
-    """End it for good: its open deliveries are cancelled, its secrets are deleted."""
-    removed = _change_state(
-        connection, id, "removed", from_states={"active", "paused", "disabled"}, by=by,
-        reason=f"removed by {by.actor}",
-    )  # fmt: skip
-    connection.execute(delete(subscription_type).where(subscription_type.c.subscription_id == id))
-    cancel_open(connection, id, removed.state_reason or "removed")
-    health.forget(connection, id)
-    for table in (secret, throttle, blocked_subject):
-        connection.execute(delete(table).where(table.c.subscription_id == id))
-    return removed
-
-
-def unblock(
-    connection: Connection, id: UUID, *, by: Author, subject: str | None = None
-) -> list[str]:
-    """Let subjects that stand still behind a dead delivery go on; return them.
-
-    Without `subject` all of them. Raises NotFound.
-    """
-    show(connection, id)
-    freed = delete(blocked_subject).where(blocked_subject.c.subscription_id == id)
-    if subject is not None:
-        freed = freed.where(blocked_subject.c.subject == subject)
-    subjects = list(connection.execute(freed.returning(blocked_subject.c.subject)).scalars())
-    if subjects:
-        connection.execute(select(_promote([id] * len(subjects), subjects)))
-        connection.execute(_next_revision(id, {}))
-        _record_change(connection, show(connection, id), "unblocked", by)
-    return sorted(subjects)
-
-
-def _promote(ids: list[UUID], subjects: list[str]) -> ColumnElement[int]:
-    return func.outbox.promote(cast(ids, ARRAY(Uuid)), cast(subjects, ARRAY(Text)))
+    return [from_row(row) for row in connection.execute(query).mappings()]
 
 
 def rotate_secret(
@@ -253,106 +266,9 @@ def rotate_secret(
     The old ones go on signing beside it for `overlap` seconds, at most 10 in all. Without
     `secret_text` one of the kind of the newest is made. Raises InvalidInput.
     """
-    _lock(connection, id, {"active", "paused", "disabled"}, "given a new secret")
-    schemes = show(connection, id).schemes
+    schemes = lock(connection, id, STANDING, "given a new secret").schemes
     new = secrets.rotate(
         connection, keyring or Keyring.read(), id, schemes, secret_text, overlap=overlap
     )
-    connection.execute(_next_revision(id, {}))
-    return _record_change(connection, show(connection, id), "rotated", by), new
-
-
-def cancel_open(connection: Connection, id: UUID, reason: str) -> int:
-    """End every open delivery of subscription `id` as cancelled; return how many."""
-    gone = _deleted_deliveries(id)
-    cancelled = select(
-        gone.c.delivery_id, gone.c.attempt, literal("cancelled"), literal(reason, Text)
-    )
-    columns = ["delivery_id", "attempt", "outcome", "error"]
-    return connection.execute(insert(attempt).from_select(columns, cancelled)).rowcount
-
-
-def _deleted_deliveries(id: UUID) -> CTE:
-    return (
-        delete(delivery_queue)
-        .where(delivery_queue.c.subscription_id == id)
-        .returning(delivery_queue.c.delivery_id, delivery_queue.c.attempt)
-        .cte("gone")
-    )
-
-
-_VERBS = {"active": "resumed", "paused": "paused", "removed": "removed"}
-
-
-def _change_state(
-    connection: Connection,
-    id: UUID,
-    state: str,
-    *,
-    from_states: set[str],
-    by: Author,
-    reason: str | None,
-) -> Subscription:
-    if _lock(connection, id, from_states, _VERBS[state]) == state:
-        return show(connection, id)
-    connection.execute(_next_revision(id, {"state": state, "state_reason": reason}))
-    if state == "active":
-        health.forget(connection, id)
-    return _record_change(connection, show(connection, id), _VERBS[state], by)
-
-
-def _next_revision(id: UUID, changes: Mapping[str, Any]) -> Update:
-    values = {**changes, "revision": subscription.c.revision + 1, "changed_at": func.now()}
-    return update(subscription).where(subscription.c.id == id).values(values)
-
-
-def _lock(connection: Connection, id: UUID, states: set[str], verb: str) -> str:
-    """Keep others from changing it until the transaction ends; return its state."""
-    query = select(subscription.c.state).where(subscription.c.id == id).with_for_update()
-    found: str | None = connection.execute(query).scalar()
-    if found is None:
-        raise NotFound("subscription", str(id))
-    if found not in states:
-        raise WrongState("subscription", str(id), found, verb)
-    return found
-
-
-def _record_change(
-    connection: Connection, changed: Subscription, change: str, by: Author
-) -> Subscription:
-    after = (
-        select(func.to_jsonb(column("subscription")))
-        .select_from(subscription)
-        .where(subscription.c.id == changed.id)
-        .scalar_subquery()
-    )
-    connection.execute(
-        insert(subscription_change).values(
-            subscription_id=changed.id,
-            revision=changed.revision,
-            change=change,
-            actor=by.actor,
-            command=by.command,
-            after=after,
-        )
-    )
-    return changed
-
-
-def _check_types(types: Sequence[str]) -> list[str]:
-    checked = list(dict.fromkeys(check_pattern(pattern) for pattern in types))
-    if not checked:
-        raise InvalidInput("types", "must have at least one event type or pattern")
-    return checked
-
-
-def _from_row(row: RowMapping) -> Subscription:
-    values: dict[str, Any] = dict(row)
-    values["types"] = tuple(values["types"])
-    values["schemes"] = tuple(values["schemes"])
-    values["headers"] = json.loads(values["headers"])
-    values["schedule"] = None if values["schedule"] is None else tuple(values["schedule"])
-    return Subscription(**values)
-
-
-_COLUMNS = [c if c.name != "headers" else cast(c, Text).label("headers") for c in subscription.c]
+    write(connection, id, {})
+    return record(connection, id, "rotated", by), new

@@ -92,6 +92,7 @@ subscription = Table(
     "subscription",
     metadata,
     Column("id", Uuid),
+    Column("name", Text),
     Column("tenant", Text),
     Column("url", Text),
     Column("types", ARRAY(Text)),

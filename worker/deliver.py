@@ -92,6 +92,10 @@ class Deliverer:
         self._lanes.mark(lane, now + due_in, now=now)
         self.bell.ring()
 
+    def is_limited(self, lane: str) -> bool:
+        """Return whether `lane` has limits, as far as this process has heard."""
+        return lane in self._limited
+
     # The loop.
 
     async def step(self) -> float:
@@ -133,9 +137,9 @@ class Deliverer:
     async def _sweep(self, now: float) -> None:
         lanes = await self._store.sweep(self._sweep_from, SWEEP_LANES)
         for lane in lanes:
+            (self._limited.add if lane.limited else self._limited.discard)(lane.subscription_id)
             if lane.due_in is not None:
                 self._lanes.mark(lane.subscription_id, now + lane.due_in, now=now)
-                (self._limited.add if lane.limited else self._limited.discard)(lane.subscription_id)
         whole = len(lanes) < SWEEP_LANES
         self._sweep_from = FIRST_LANE if whole else lanes[-1].subscription_id
         self._sweep_at = now + (SWEEP_SECONDS if whole else SWEEP_SLICE)

@@ -88,7 +88,7 @@ class Process:
             else:
                 deliverer.recorded(lane, done.due_in)
 
-        recorder = Recorder(store, recorded)
+        recorder = Recorder(store, recorded, lambda lane: deliverer.is_limited(lane))
         attempter = Attempter(
             transport,
             recorder,

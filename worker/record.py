@@ -27,17 +27,29 @@ logger = logging.getLogger("outbox.worker")
 
 
 class Recorder:
-    """Takes results from `put`; `recorded` hears what became of each."""
+    """Takes results from `put`; `recorded` hears what became of each.
 
-    def __init__(self, store: Store, recorded: Callable[[str, Result, Recorded], None]) -> None:
+    `limited` tells whether a lane has limits by now: claims made before it had any count
+    as well, and their ends let others go.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        recorded: Callable[[str, Result, Recorded], None],
+        limited: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._store = store
         self._recorded = recorded
+        self._limited = limited
         self._waiting: list[tuple[str, Result]] = []
         self._gone: dict[str, Gone] = {}
         self._bell = Bell()
 
     def put(self, lane: str, result: Result, *, disable: str | None = None) -> None:
         """Record `result` of `lane` soon; with it disable the subscription, for a reason."""
+        if not result.limited and self._limited(lane):
+            result = result._replace(limited=True)
         self._waiting.append((lane, result))
         if disable is not None:
             known = self._gone.get(lane)

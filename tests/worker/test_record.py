@@ -119,6 +119,27 @@ def test_a_result_does_not_wait_for_others(fleet: Fleet) -> None:
     assert fleet.queue() == []
 
 
+def test_a_lane_that_has_limits_by_now(fleet: Fleet) -> None:
+    """Results of claims made before it had any count against them as well."""
+    taken = claims(fleet, 2)
+    lanes = {taken[0].delivery_id: "limited", taken[1].delivery_id: "free"}
+    heard: dict[str, bool] = {}
+
+    async def record() -> None:
+        def recorded(lane: str, made: Result, _: object) -> None:
+            heard[lane] = made.limited
+
+        recorder = Recorder(fleet.a, recorded, lambda lane: lane == "limited")
+        running = asyncio.create_task(recorder.run())
+        for claim in taken:
+            recorder.put(lanes[claim.delivery_id], result(claim))
+        recorder.close()
+        await running
+
+    fleet.run(record())
+    assert heard == {"limited": True, "free": False}
+
+
 def test_close_without_results(fleet: Fleet) -> None:
     """A recorder that has nothing to write ends when it is closed."""
     assert fleet.run(recording(fleet.a)) == []

@@ -15,12 +15,12 @@ WITH RECURSIVE lane AS (
     SELECT subscription_id FROM lane LIMIT %(limit)s
 )
 SELECT l.subscription_id::text, extract(epoch FROM h.due_at - now())::float8 AS due_in,
-    coalesce(h.limited, false) AS limited
+    coalesce(s.limited, false) AS limited
 FROM slice l
+LEFT JOIN outbox.subscription s ON s.id = l.subscription_id
 LEFT JOIN LATERAL (
-    SELECT q.due_at, s.limited FROM outbox.delivery_queue q
-    JOIN outbox.subscription s ON s.id = q.subscription_id AND s.state = 'active'
-    WHERE q.subscription_id = l.subscription_id
+    SELECT q.due_at FROM outbox.delivery_queue q
+    WHERE q.subscription_id = l.subscription_id AND s.state = 'active'
         AND (q.lease_until IS NULL OR q.lease_until <= now())
         AND q.due_at < 'infinity'
     ORDER BY q.due_at LIMIT 1
