@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
-from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import outbox
-from outbox import Event, InvalidInput, events
+from outbox import Event, InvalidInput, events, matching, trials
 from outbox.deliveries import list_deliveries
 
 from . import output
 from .documents import pretty
+from .given_data import given_data
 from .listing import TABLE, list_options, paged, shape_of
+from .matching_print import matching_row, print_matching
 from .options import (
     database_option,
     id_argument,
     json_option,
-    read_stdin,
     text_option,
 )
 from .rows import delivery_row, event_row
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
 _COLUMNS = ("id", "occurred_at", "type", "tenant", "subject", "source", "due_at")
 _DELIVERY_COLUMNS = ("id", "state", "attempt", "status", "due_at", "url", "held", "error")
 ALL = 2**31
+NOBODY = {"matching": [], "others": [], "others_in_all": 0}
 
 
 @click.group("events")
@@ -68,7 +67,7 @@ def emit(type: str, data: str, due_at: str | None, as_json: bool, **about: Any) 
       outbox events emit invoice.paid --tenant acme \\
         --data '{"id": 1, "amount": 19.90}'
     """
-    event = Event(type=type, data=_parse_data(data), due_at=_parse_moment(due_at), **about)
+    event = Event(type=type, data=given_data(data), due_at=_parse_moment(due_at), **about)
     with transaction() as connection:
         id = outbox.emit(connection, event)
     output.one({"id": id}, as_json=as_json)
@@ -102,22 +101,34 @@ def list_(limit: int | None, before: UUID | None, **wanted: Any) -> None:
 @json_option
 @database_option()
 def show(id: UUID, as_json: bool) -> None:
-    """Show an event with its data and deliveries.
+    """Show an event with its data and deliveries, and whom it matches.
+
+    For each subscription that matches it now, whether it has a delivery, or why not; for
+    some of the others, why they do not match.
 
     \b
     Example:
       outbox events show 0190163d-8694-739b-aea5-966c26f8ad91
     """
     with transaction() as connection:
-        event = event_row(events.show_event(connection, id))
+        stored = events.show_event(connection, id)
+        event = event_row(stored)
         event["fan_out"] = events.fan_out_state(connection, id)
         event["fan_out_error"] = events.fan_out_error(connection, id)
         found = list_deliveries(connection, event_id=id, limit=ALL)
+        explained = matching.explain_event(connection, stored)
+        fates = matching.fates(connection, stored, explained)
     deliveries = [delivery_row(each) for each in found]
+    is_test = trials.is_test(stored)
     if as_json:
-        output.document(event | {"deliveries": deliveries})
+        row = event | {"deliveries": deliveries, "is_test": is_test}
+        output.document(row | (NOBODY if is_test else matching_row(explained, fates)))
+        return
+    _print(event, deliveries)
+    if is_test:
+        output.line("A test: it is for one subscription alone.")
     else:
-        _print(event, deliveries)
+        print_matching(explained, fates)
 
 
 def _print(event: Row, deliveries: list[Row]) -> None:
@@ -125,24 +136,6 @@ def _print(event: Row, deliveries: list[Row]) -> None:
     output.section("data", pretty(event["data"].text))
     output.section("deliveries")
     output.many(deliveries, _DELIVERY_COLUMNS, TABLE)
-
-
-def _parse_data(text: str) -> object:
-    try:
-        return json.loads(_content(text), parse_float=Decimal)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput("data", f"is not JSON: {error}") from error
-
-
-def _content(text: str) -> str | bytes:
-    if text == "-":
-        return read_stdin()
-    if not text.startswith("@"):
-        return text
-    try:
-        return Path(text[1:]).read_bytes()
-    except OSError as error:
-        raise InvalidInput("data", f"cannot be read from {text[1:]}: {error.strerror}") from error
 
 
 def _parse_moment(text: str | None) -> datetime | None:

@@ -47,6 +47,14 @@ def fields(row: Row) -> Iterator[Text]:
         yield Text.assemble((name.ljust(width), "dim"), GAP, _styled(value))
 
 
+def differences(found: Sequence[tuple[str, object, object]], *, indent: int = 0) -> Iterator[Text]:
+    """Yield a line for each name, with what it was before and what it is after."""
+    width = max((len(name) for name, _, _ in found), default=0)
+    for name, before, after in found:
+        was, is_ = Text(cell(before), "red"), Text(cell(after), "green")
+        yield Text.assemble(" " * indent, (name.ljust(width), "dim"), GAP, was, " → ", is_)
+
+
 def table(rows: Sequence[Row], names: Sequence[str], room: int | None) -> Iterator[Text]:
     """Yield the headings and the rows; columns that are empty everywhere are left out."""
     used = [name for name in names if any(row[name] is not None for row in rows)]

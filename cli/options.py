@@ -48,16 +48,18 @@ def database_option(*, envvar: str | None = None) -> Decorator:
     )  # fmt: skip
 
 
-def text_option(name: str, *, help: str, max_chars: int = 1_024) -> Decorator:
+def text_option(
+    name: str, *, help: str, max_chars: int = 1_024, required: bool = False
+) -> Decorator:
     """An option whose value PostgreSQL, a header and a terminal can carry."""
 
     def check(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
         return None if value is None else check_text(str(parameter.name), value, max_chars)
 
-    return click.option(name, metavar="TEXT", callback=check, help=help)
+    return click.option(name, metavar="TEXT", callback=check, help=help, required=required)
 
 
-def moment_option(name: str, *, help: str) -> Decorator:
+def moment_option(name: str, *, help: str, default: str | None = None) -> Decorator:
     """An option whose value is a time, or how long ago that is."""
 
     def read(_: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
@@ -66,7 +68,9 @@ def moment_option(name: str, *, help: str) -> Decorator:
         now = datetime.now(UTC)  # noqa: TID251 - the edge
         return parse_moment(str(parameter.name), value, now=now)
 
-    return click.option(name, metavar="TIME", callback=read, help=help)
+    return click.option(
+        name, metavar="TIME", callback=read, help=help, default=default, show_default=True
+    )
 
 
 def confirm(question: str, *, yes: bool, otherwise: str) -> None:

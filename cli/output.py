@@ -75,6 +75,11 @@ def line(text: str) -> None:
     _print(_console(), [Text(layout.shown(text, lines=True))])
 
 
+def differences(found: Sequence[tuple[str, object, object]], *, indent: int = 4) -> None:
+    """Print what differs: a name, what it was before, what it is after."""
+    _print(_console(), layout.differences(found, indent=indent))
+
+
 def section(heading: str, text: str | None = None) -> None:
     """Print a heading after an empty line, and `text` beneath it."""
     _print(_console(), [Text(), Text(heading.upper(), "bold")])

@@ -10,11 +10,14 @@ from outbox.headers import HIDDEN, is_credential, shown_value
 from .documents import Json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from outbox.deliveries import Attempt, Delivery
     from outbox.events import StoredEvent
-    from outbox.health import Failing
+    from outbox.health import Failing, Report
     from outbox.request import Outgoing
-    from outbox.subscriptions import Subscription
+    from outbox.subscription_settings import Difference
+    from outbox.subscriptions import Change, Subscription
 
     Row = dict[str, Any]
 
@@ -26,6 +29,23 @@ def subscription_row(found: Subscription) -> Row:
     """A subscription; the values of headers that look like credentials are hidden."""
     headers = {name: shown_value(name, value) for name, value in found.headers.items()}
     return row(found) | {"headers": headers}
+
+
+def health_row(found: Report) -> Row:
+    """How a subscription fared of late."""
+    recent = [row(each) for each in found.recent]
+    rate = None if found.success_rate is None else round(found.success_rate, 4)
+    return row(found) | {"success_rate": rate, "open": row(found.open), "recent": recent}
+
+
+def differences_row(found: Iterable[Difference]) -> Row:
+    """What differs, by name: what it was before and after."""
+    return {each.name: {"before": each.before, "after": each.after} for each in found}
+
+
+def change_row(found: Change) -> Row:
+    """A change to a subscription, with what differs by name."""
+    return row(found) | {"differs": differences_row(found.differs)}
 
 
 def failing_row(found: Failing | None) -> Row:

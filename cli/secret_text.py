@@ -66,6 +66,13 @@ def secret_row(secret: str | None) -> Row:
     return {"secret": secret}
 
 
+def print_secret(secret: str | None) -> None:
+    """Print a new secret, if there is one, for a person."""
+    if secret is not None:
+        output.one(secret_row(secret), as_json=False)
+        note(secret)
+
+
 def note(secret: str | None) -> None:
     """Tell a person what to do with what was shown, and how it is stored."""
     if secret is None:

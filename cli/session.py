@@ -15,7 +15,7 @@ from outbox.subscriptions import Author
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
 
 VARIABLE = "OUTBOX_DATABASE_URL"
 URL = "outbox.database_url"  # where the context of Click holds it
@@ -24,15 +24,22 @@ URL = "outbox.database_url"  # where the context of Click holds it
 @contextmanager
 def transaction(*, any_schema: bool = False) -> Iterator[Connection]:
     """Yield a connection in a transaction, on a database that has the schema of this program."""
+    with engine(any_schema=any_schema) as found, found.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def engine(*, any_schema: bool = False) -> Iterator[Engine]:
+    """Yield the database for several transactions; it has the schema of this program."""
     with database.translated():
-        engine = database.engine(_database_url())
+        found = database.engine(_database_url())
         try:
-            with engine.begin() as connection:
-                if not any_schema:
+            if not any_schema:
+                with found.begin() as connection:
                     schema.check(connection)
-                yield connection
+            yield found
         finally:
-            engine.dispose()
+            found.dispose()
 
 
 def author() -> Author:

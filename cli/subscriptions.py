@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from outbox import health, subscriptions
-from outbox.deliveries import count_open
-from outbox.event_types import parse_patterns
-from outbox.formats import FORMATS
-from outbox.headers import parse_headers
-from outbox.limits import parse_rate
-from outbox.previews import preview
-from outbox.schedule import format_schedule, parse_duration, parse_schedule
-from outbox.schemes import SCHEMES
+from outbox.headers import check_headers, merged
 
 from . import output
-from .listing import shape_of, shape_options
+from .listing import TABLE, list_options, paged, shape_of, shape_options
 from .options import (
     allow_option,
-    confirm,
     database_option,
     id_argument,
     json_option,
+    moment_option,
     text_option,
-    yes_option,
 )
-from .rows import failing_row, request_row, subscription_row
-from .secret_text import given_secret, note, secret_options, secret_row
+from .rows import change_row, differences_row, failing_row, health_row, subscription_row
+from .secret_text import given_secret, note, print_secret, secret_options, secret_row
 from .session import author, transaction
+from .subscription_options import (
+    UNSETTABLE,
+    given_settings,
+    settings_options,
+    unset_settings,
+)
+from .subscription_print import print_changes, print_differences, print_health, print_subscription
+from .subscription_states import disable, pause, remove, resume, rotate_secret, unblock
+from .subscription_trials import match, preview_, test
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from uuid import UUID
 
-    from .rows import Row
+    from outbox.subscriptions import Change
 
-_COLUMNS = ("id", "state", "types", "tenant", "url", "filter", "failing", "state_reason")
+_COLUMNS = ("id", "name", "state", "types", "tenant", "url", "filter", "failing", "state_reason")
+_CHANGE_COLUMNS = ("changed_at", "revision", "change", "actor", "command", "differs")
 
 
 @click.group("subscriptions")
 @database_option()
 def commands() -> None:
-    """Add, list, pause and remove subscriptions.
+    """Add, change, list, pause and remove subscriptions.
 
     \b
     Example:
@@ -54,44 +56,12 @@ def commands() -> None:
 @commands.command()
 @click.argument("url")
 @click.option("--types", required=True, metavar="LIST", help="Event types or patterns, by commas.")
-@text_option("--tenant", help="Only events of this tenant; else of every tenant.", max_chars=255)
-@click.option("--filter", metavar="JSONPATH", help="An SQL/JSON path over the data.")
-@click.option(
-    "--header", "headers", multiple=True, metavar="'NAME: VALUE'",
-    help="Send it with each request. Repeatable.",
-)  # fmt: skip
-@click.option(
-    "--schedule", metavar="LIST", help="The delay before each attempt, such as '0s, 5s, 5m, 2h'."
-)
-@click.option("--max-age", type=float, metavar="SECONDS", help="Give a delivery up after so long.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="For one request in all.")
-@click.option("--method", default="POST", metavar="NAME", help="POST, PUT or PATCH.")
-@click.option(
-    "--format", default="standard", metavar="NAME",
-    help=f"How the body is made: {', '.join(FORMATS)}.",
-)  # fmt: skip
-@click.option(
-    "--scheme", "schemes", multiple=True, metavar="NAME",
-    help=f"How requests are signed: {', '.join(SCHEMES)}, or hmac:HEADER:hex|base64[:PREFIX]."
-    " Repeatable. By default the format's own.",
-)  # fmt: skip
-@click.option("--user-agent", metavar="TEXT", help="Sent instead of ours, or the format's own.")
-@click.option("--max-in-flight", type=int, metavar="N", help="So many requests at once, by all.")
-@click.option("--rate", metavar="N/s", help="So many requests a second, by all workers together.")
-@click.option("--burst", type=int, metavar="N", help="So many more in any one second.")
-@click.option(
-    "--ordered",
-    metavar="stop|skip",
-    help="One event of a subject after the other; behind a dead one stop, or skip it.",
-)
+@settings_options
 @secret_options
 @allow_option
 @json_option
 @database_option()
-def add(
-    types: str, headers: tuple[str, ...], schemes: tuple[str, ...], schedule: str | None,
-    rate: str | None, secret_file: str | None, ed25519: bool, as_json: bool, **wanted: Any,
-) -> None:  # fmt: skip
+def add(secret_file: str | None, ed25519: bool, allow: Any, as_json: bool, **options: Any) -> None:
     """Send matching events to URL, signed with a secret.
 
     A new secret is made unless one is given; it is shown now and never again. Data passes
@@ -99,24 +69,71 @@ def add(
 
     \b
     Example:
-      outbox subscriptions add https://example.com/hooks \\
+      outbox subscriptions add https://example.com/hooks --name billing \\
         --types 'invoice.*,user.created' --filter '$.amount > 100'
       outbox subscriptions add https://example.com/logto \\
         --types '*' --format logto --secret-file signing-key
     """
-    wanted |= {
-        "types": parse_patterns(types),
-        "headers": parse_headers(headers),
-        "schedule": None if schedule is None else parse_schedule(schedule),
-        "rate": None if rate is None else parse_rate(rate),
-        "schemes": schemes or None,
-        "secret_text": given_secret(secret_file, ed25519),
-    }
+    wanted = given_settings(options)
+    check_headers(wanted.get("headers", {}))
+    given = given_secret(secret_file, ed25519)
     with transaction() as connection:
-        added, secret = subscriptions.add(connection, by=author(), **wanted)
-    _print(subscription_row(added) | secret_row(secret), as_json)
+        added, secret = subscriptions.add(
+            connection, **wanted, by=author(), secret_text=given, allow=allow
+        )
+    print_subscription(subscription_row(added) | secret_row(secret), as_json)
     if not as_json:
         note(secret)
+
+
+@commands.command()
+@id_argument
+@click.option("--url", metavar="URL", help="Send to this one from now on.")
+@click.option("--types", metavar="LIST", help="Event types or patterns, by commas.")
+@settings_options
+@click.option(
+    "--unset", multiple=True, type=click.Choice(list(UNSETTABLE)), metavar="NAME",
+    help=f"Make it what it is without: {', '.join(UNSETTABLE)}. Repeatable.",
+)  # fmt: skip
+@secret_options
+@allow_option
+@json_option
+@database_option()
+def update(
+    id: UUID, unset: tuple[str, ...], secret_file: str | None, ed25519: bool, allow: Any,
+    as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Change what is given of a subscription, and nothing else.
+
+    Open deliveries go by it from their next attempt on. --header adds one to those there
+    are, or takes it away: 'NAME:'. If no secret of the subscription fits a new scheme, it
+    gets another beside it, which is shown now and never again; to change the secret alone
+    there is rotate-secret.
+
+    \b
+    Example:
+      outbox subscriptions update 0190163d-8694-739b-aea5-966c26f8ad91 \\
+        --url https://example.com/v2 --rate 50/s --unset filter
+    """
+    given = given_settings(options)
+    changes = given | unset_settings(unset, given)
+    secret_text = given_secret(secret_file, ed25519)
+    with transaction() as connection:
+        if given.get("headers"):
+            known = subscriptions.show(connection, id).headers
+            changes["headers"] = check_headers(merged(known, given["headers"]))
+        done = subscriptions.update(
+            connection, id, by=author(), secret_text=secret_text, allow=allow, **changes
+        )
+    if as_json:
+        told = {"changed": differences_row(done.differs)} | secret_row(done.secret)
+        output.document(subscription_row(done.after) | told)
+    elif not done.differs:
+        output.line("Nothing to change: it is so already.")
+    else:
+        output.line(f"Subscription {id} is changed, revision {done.after.revision}.")
+        print_differences(done.differs)
+        print_secret(done.secret)
 
 
 @commands.command("list")
@@ -141,167 +158,57 @@ def list_(tenant: str | None, removed: bool, **wanted: Any) -> None:
 
 @commands.command()
 @id_argument
+@moment_option("--since", default="24h", help="How it fared since then; 7d is so long ago.")
 @json_option
 @database_option()
-def show(id: UUID, as_json: bool) -> None:
-    """Show a subscription as it is now, and whether it is failing.
+def show(id: UUID, since: datetime, as_json: bool) -> None:
+    """Show a subscription as it is now, and how it fares.
 
-    Secrets are not shown, nor the values of headers whose names sound like credentials.
+    Secrets are not shown, nor the values of headers whose names sound like credentials. Of
+    very many deliveries the newest are looked at.
 
     \b
     Example:
-      outbox subscriptions show 0190163d-8694-739b-aea5-966c26f8ad91
+      outbox subscriptions show 0190163d-8694-739b-aea5-966c26f8ad91 --since 7d
     """
     with transaction() as connection:
         found = subscriptions.show(connection, id)
         failing = health.failing(connection, [id]).get(id)
-    _print(subscription_row(found) | failing_row(failing), as_json)
+        report = health_row(health.report(connection, id, since=since))
+    row = subscription_row(found) | failing_row(failing)
+    print_subscription(row | {"health": report} if as_json else row, as_json)
+    if not as_json:
+        print_health(report)
 
 
 @commands.command()
 @id_argument
-@text_option("--reason", help="Why, for those who look at it later.")
-@json_option
+@list_options
 @database_option()
-def pause(id: UUID, reason: str | None, as_json: bool) -> None:
-    """Stop sending to a subscription.
+def history(id: UUID, limit: int | None, before: UUID | None, **wanted: Any) -> None:
+    """List every change to a subscription, newest first, also to a removed one.
 
-    Its deliveries are held, new ones as well, until `resume`.
+    What differs from before, when it was changed, by whom and by which command. Secrets
+    are no part of it, nor the values of headers whose names sound like credentials.
 
     \b
     Example:
-      outbox subscriptions pause 0190163d-8694-739b-aea5-966c26f8ad91 \\
-        --reason 'they migrate'
-    """
-    with transaction() as connection:
-        paused = subscriptions.pause(connection, id, by=author(), reason=reason)
-    _print(subscription_row(paused), as_json)
-
-
-@commands.command()
-@id_argument
-@json_option
-@database_option()
-def resume(id: UUID, as_json: bool) -> None:
-    """Send again to a paused or disabled one.
-
-    \b
-    Example:
-      outbox subscriptions resume 0190163d-8694-739b-aea5-966c26f8ad91
-    """
-    with transaction() as connection:
-        resumed = subscriptions.resume(connection, id, by=author())
-    _print(subscription_row(resumed), as_json)
-
-
-@commands.command()
-@id_argument
-@text_option("--subject", help="Only this one; else all that stand still.")
-@shape_options
-@database_option()
-def unblock(id: UUID, subject: str | None, **wanted: Any) -> None:
-    """Let subjects go on that stand still behind a dead delivery.
-
-    A subscription that is `--ordered stop` sends no more events of a subject once one of
-    them is dead.
-
-    \b
-    Example:
-      outbox subscriptions unblock 0190163d-8694-739b-aea5-966c26f8ad91 \\
-        --subject user/42
+      outbox subscriptions history 0190163d-8694-739b-aea5-966c26f8ad91
     """
     shape = shape_of(wanted)
     with transaction() as connection:
-        freed = subscriptions.unblock(connection, id, by=author(), subject=subject)
-    output.many([{"subject": each} for each in freed], ("subject",), shape)
+
+        def fetch(before: UUID | None, limit: int) -> list[Change]:
+            return subscriptions.history(connection, id, before=before, limit=limit)
+
+        found = paged(fetch, shape, limit=limit, before=before)
+        if shape == TABLE:
+            print_changes(found)
+        else:
+            output.many(map(change_row, found), _CHANGE_COLUMNS, shape)
 
 
-@commands.command("rotate-secret")
-@id_argument
-@click.option(
-    "--overlap", default="24h", show_default=True, metavar="TIME",
-    help="So long the old secrets go on signing as well, such as 3600 or 24h.",
-)  # fmt: skip
-@secret_options
-@json_option
-@database_option()
-def rotate_secret(
-    id: UUID, overlap: str, secret_file: str | None, ed25519: bool, as_json: bool
-) -> None:
-    """Give a subscription a new secret.
-
-    A new one of the same kind is made unless one is given; it is shown now and never again.
-    The schemes standard and stripe sign with the old ones too until the overlap is over.
-    The others have room for one signature: the new secret signs at once.
-
-    \b
-    Example:
-      outbox subscriptions rotate-secret 0190163d-8694-739b-aea5-966c26f8ad91
-    """
-    with transaction() as connection:
-        rotated, secret = subscriptions.rotate_secret(
-            connection, id, by=author(), overlap=parse_duration("overlap", overlap),
-            secret_text=given_secret(secret_file, ed25519),
-        )  # fmt: skip
-    _print(subscription_row(rotated) | secret_row(secret), as_json)
-    if not as_json:
-        note(secret)
-
-
-@commands.command("preview")
-@id_argument
-@click.option("--event", "event_id", type=click.UUID, required=True, metavar="ID", help="Of what.")
-@click.option("--body", "body_alone", is_flag=True, help="Print the bytes of the body and no more.")
-@json_option
-@database_option()
-def preview_(id: UUID, event_id: UUID, body_alone: bool, as_json: bool) -> None:
-    """Show the request that would bring an event to a subscription.
-
-    Its first attempt, if it were made now: the signatures are real, so whoever sees them
-    can send it. Headers of the subscription whose names sound like credentials are shown
-    without their values. Host and Content-Length are added when it is sent. Whether the
-    event matches is not asked.
-
-    \b
-    Example:
-      outbox subscriptions preview 0190163d-8694-739b-aea5-966c26f8ad91 \\
-        --event 01a2013d-9b06-7bad-9092-2ccb5c7561ea
-    """
-    with transaction() as connection:
-        found = subscriptions.show(connection, id)
-        request = preview(connection, id, event_id, now=time.time())
-    if body_alone:
-        output.raw(request.body)
-    else:
-        output.request(request_row(request, found), as_json=as_json)
-
-
-@commands.command()
-@id_argument
-@yes_option
-@json_option
-@database_option()
-def remove(id: UUID, yes: bool, as_json: bool) -> None:
-    """End a subscription for good.
-
-    Its open deliveries are cancelled, its secrets are deleted.
-
-    \b
-    Example:
-      outbox subscriptions remove 0190163d-8694-739b-aea5-966c26f8ad91 --yes
-    """
-    if not yes:
-        with transaction() as connection:
-            found, open_ = subscriptions.show(connection, id), count_open(connection, id)
-        question = f"Remove {found.url} and cancel its {open_:,} open deliveries?"
-        confirm(question, yes=yes, otherwise="nothing was removed")
-    with transaction() as connection:
-        cancelled = count_open(connection, id)
-        removed = subscriptions.remove(connection, id, by=author())
-    _print(subscription_row(removed) | {"cancelled": cancelled}, as_json)
-
-
-def _print(row: Row, as_json: bool) -> None:
-    if row["schedule"] and not as_json:
-        row["schedule"] = format_schedule(row["schedule"])
-    output.one(row, as_json=as_json)
+for command in (
+    pause, resume, disable, unblock, rotate_secret, test, match, preview_, remove,
+):  # fmt: skip
+    commands.add_command(command)

@@ -10,8 +10,12 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from reprlib import repr as shortened
+from typing import TYPE_CHECKING
 
 from .errors import InvalidInput
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 _AGO = re.compile(r"([0-9]{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -38,3 +42,13 @@ def parse_moment(field: str, text: str, *, now: datetime) -> datetime:
         return zoned.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidInput(field, f"{_RULE}; got {shortened(text)}") from error
+
+
+def moment_of(id: UUID) -> datetime:
+    """Return when an id (UUIDv7) was made, to the millisecond.
+
+    >>> from uuid import UUID
+    >>> moment_of(UUID("0190163d-8694-739b-aea5-966c26f8ad91")).isoformat()
+    '2024-06-14T10:14:09.300000+00:00'
+    """
+    return datetime.fromtimestamp((id.int >> 80) / 1_000, UTC)

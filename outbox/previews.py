@@ -42,9 +42,10 @@ def preview(
     event_id: UUID,
     *,
     now: float,
+    attempt: int = 1,
     keyring: Keyring | None = None,
 ) -> Outgoing:
-    """Return the first attempt to bring an event to a subscription, at `now` (Unix seconds).
+    """Return an attempt to bring an event to a subscription, at `now` (Unix seconds).
 
     Whether the event matches is not asked. The signatures are real. `keyring` opens the
     secrets, or else that of OUTBOX_SECRET_KEY. Raises NotFound, WrongState for a removed
@@ -52,7 +53,7 @@ def preview(
     """
     event = _as_claimed(show_event(connection, event_id))
     target = _target(connection, subscription_id, keyring or Keyring.read())
-    return build(target, event, attempt=1, timestamp=int(now))
+    return build(target, event, attempt=attempt, timestamp=int(now))
 
 
 def _target(connection: Connection, id: UUID, keyring: Keyring) -> Target:

@@ -367,9 +367,11 @@ def test_changed_again_and_again(fleet: Fleet) -> None:
     failures: list[BaseException] = []
 
     def restless() -> None:
-        changes: list[dict[str, Any]] = [{"ordered": "stop"}, {"rate": 10_000.0}, {"ordered": "skip"}, {"ordered": None},
-                   {"rate": None}, {"max_in_flight": 5}, {"ordered": "stop"},
-                   {"max_in_flight": None, "ordered": None}]  # fmt: skip
+        changes: list[dict[str, Any]] = [
+            {"ordered": "stop"}, {"rate": 10_000.0}, {"ordered": "skip"}, {"ordered": None},
+            {"rate": None}, {"max_in_flight": 5}, {"ordered": "stop"},
+            {"max_in_flight": None, "ordered": None},
+        ]  # fmt: skip
         try:
             while not stop.is_set():
                 for each in changes:
