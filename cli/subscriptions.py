@@ -22,6 +22,7 @@ from .options import (
 from .rows import change_row, differences_row, failing_row, health_row, subscription_row
 from .secret_text import given_secret, note, print_secret, secret_options, secret_row
 from .session import author, transaction
+from .subscription_files import apply, export
 from .subscription_options import (
     UNSETTABLE,
     given_settings,
@@ -209,6 +210,6 @@ def history(id: UUID, limit: int | None, before: UUID | None, **wanted: Any) -> 
 
 
 for command in (
-    pause, resume, disable, unblock, rotate_secret, test, match, preview_, remove,
+    pause, resume, disable, unblock, rotate_secret, test, match, preview_, remove, apply, export,
 ):  # fmt: skip
     commands.add_command(command)
