@@ -151,8 +151,8 @@ def _print_made(steps: Sequence[Step], made: Sequence[Made], as_json: bool) -> N
     output.line(f"Done: {_counts(steps)}.")
     for step, each in zip(steps, made, strict=True):
         if each.secret is not None:
-            output.section(step.key)
-            output.one({"id": each.id} | secret_row(each.secret), as_json=False)
+            row = {"name": step.key, "id": each.id} | secret_row(each.secret)
+            output.one(row, as_json=False)
     secrets = [each.secret for each in made if each.secret is not None]
     if secrets:
         note(secrets[0])

@@ -73,4 +73,6 @@ def _told(name: str, value: object) -> object:
     """Return a setting as it is typed; None if it is not set."""
     if name == "schedule" and isinstance(value, list | tuple):
         return format_schedule(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return value if value not in ({}, [], ()) else None

@@ -155,12 +155,17 @@ def _print_trial(row: Row) -> None:
     "--data", metavar="JSON", help="JSON, or @FILE, or - for stdin; without it no filter is asked."
 )
 @click.option(
+    "--operational", is_flag=True, help="One that the outbox itself emits, such as delivery.dead."
+)
+@click.option(
     "--others", type=click.IntRange(0, 1_000), default=matching.OTHERS, show_default=True,
     metavar="N", help="So many of those that do not match.",
 )  # fmt: skip
 @json_option
 @database_option()
-def match(type: str, tenant: str | None, data: str | None, others: int, as_json: bool) -> None:
+def match(
+    type: str, tenant: str | None, data: str | None, operational: bool, others: int, as_json: bool
+) -> None:
     """Show who would get an event, and why others would not.
 
     \b
@@ -170,7 +175,9 @@ def match(type: str, tenant: str | None, data: str | None, others: int, as_json:
     """
     text = None if data is None else encode(given_data(data))
     with transaction() as connection:
-        found = matching.explain(connection, type=type, tenant=tenant, data=text, others=others)
+        found = matching.explain(
+            connection, type=type, tenant=tenant, data=text, ours=operational, others=others
+        )
     if as_json:
         output.document(matching_row(found))
     else:

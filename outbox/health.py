@@ -172,7 +172,13 @@ def _figures(id: UUID, since: datetime, sample: int) -> Select[Any]:
 def _recent(id: UUID, sample: int) -> Select[Any]:
     made = _attempts(id, sample).c
     told = [made[each.name] for each in fields(RecentAttempt)]
-    return select(*told).order_by(made.recorded_at.desc(), made.attempt.desc()).limit(RECENT)
+    requests = made.outcome != "cancelled"
+    return (
+        select(*told)
+        .where(requests)
+        .order_by(made.recorded_at.desc(), made.attempt.desc())
+        .limit(RECENT)
+    )
 
 
 def _open(connection: Connection, id: UUID, stopped: bool) -> Open:

@@ -50,12 +50,13 @@ class Step:
         if self.wanted is None:
             return []
         before = DEFAULTS if self.before is None else as_dict(self.before)
-        return differences(before, as_dict(self.wanted))
+        after = as_dict(self.wanted)
+        return differences(before, {name: after[name] for name in after if name != "name"})
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A subscription that a step was about; `secret` is a new one, which is not shown again."""
+    """A subscription that a step was about; `secret` was made for it and is not shown again."""
 
     id: UUID
     secret: str | None = None
@@ -160,7 +161,7 @@ def _do(
                 added, new = subscriptions.add_wanted(
                     connection, wanted, by=by, secret_text=secret, keyring=keyring, allow=allow
                 )
-                return Made(added.id, new)
+                return Made(added.id, None if secret else new)
             case _:
                 raise ValueError("a step about nothing")
     except InvalidInput as error:
