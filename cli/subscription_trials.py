@@ -64,12 +64,12 @@ def preview_(id: UUID, event_id: UUID, body_alone: bool, as_json: bool) -> None:
 @click.option("--type", default=trials.TYPE, show_default=True, help="Of this event type.")
 @click.option("--data", metavar="JSON", help="JSON, or @FILE, or - for stdin.")
 @click.option(
-    "--timeout", type=click.FloatRange(1, 3_600), default=30.0, show_default=True,
+    "--timeout", type=click.IntRange(1, 3_600), default=30, show_default=True,
     metavar="SECONDS", help="Wait for its answer so long.",
 )  # fmt: skip
 @json_option
 @database_option()
-def test(id: UUID, type: str, data: str | None, timeout: float, as_json: bool) -> None:
+def test(id: UUID, type: str, data: str | None, timeout: int, as_json: bool) -> None:
     """Send a test event to a subscription alone, and show what comes of it.
 
     It goes the real way, by a worker, whatever the subscription subscribes to, and is

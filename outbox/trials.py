@@ -120,7 +120,7 @@ def wait(engine: Engine, trial: Trial, *, timeout: float) -> Seen:
         with engine.begin() as connection:
             seen = look(connection, trial)
         left = end - time.monotonic()
-        if seen.over or left <= 0:
+        if seen.over or not left > 0:  # this way round a NaN is no wait
             return seen
         time.sleep(min(POLL, left))
 

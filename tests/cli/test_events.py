@@ -44,6 +44,10 @@ def test_emit_stores_the_event(cli: Cli) -> None:
         "fan_out": "waiting",
         "fan_out_error": None,
         "deliveries": [],
+        "is_test": False,
+        "matching": [],
+        "others": [],
+        "others_in_all": 0,
     }
 
 
@@ -154,6 +158,10 @@ def test_show_for_a_person(cli: Cli, committed_db: Database) -> None:
         "DELIVERIES\n"
         "ID                                    STATE    ATTEMPT  DUE AT                URL\n"
         f"{delivery}  pending        0  2026-01-31 09:00:00Z  https://example.com/hooks\n"
+        "\n"
+        "MATCHING\n"
+        "ID                                    FATE      URL                        TYPES\n"
+        f"{subscription}  delivery  https://example.com/hooks  *\n"
     )
 
 

@@ -37,14 +37,17 @@ def test_add_prints_everything_and_the_secret_once(cli: Cli) -> None:
         "--filter", "$.amount > 100", "--header", "X-Team: billing", "--schedule", "0s,5s,5m",
         "--method", "PUT", "--timeout", "3", "--max-age", "3600", "--user-agent", "acme/1",
         "--max-in-flight", "5", "--rate", "90/m", "--burst", "2", "--ordered", "skip",
+        "--name", "billing",
     )  # fmt: skip
     secret = added.pop("secret")
 
     assert secret.startswith("whsec_")
-    assert cli.json("subscriptions", "show", added["id"]) == added | {"failing": None}
+    shown = cli.json("subscriptions", "show", added["id"])
+    assert shown == added | {"failing": None, "health": shown["health"]}
     assert {
         name: added[name] for name in added if name not in {"id", "created_at", "changed_at"}
     } == {
+        "name": "billing",
         "tenant": "acme",
         "url": URL,
         "types": ["invoice.*", "user.created"],
@@ -68,12 +71,12 @@ def test_add_prints_everything_and_the_secret_once(cli: Cli) -> None:
 
 
 def test_add_tells_a_person_to_keep_the_secret(cli: Cli) -> None:
-    """A person reads names and values, then what to do about the secret."""
+    """A person reads what is set and nothing else, then what to do about the secret."""
     result = cli("subscriptions", "add", URL, "--types", "*", "--schedule", "0,300")
 
     lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
     assert lines["url"] == URL
-    assert lines["tenant"] == "-"
+    assert not {"tenant", "filter", "headers", "rate"} & set(lines)
     assert lines["schedule"] == "0s, 5m"
     assert lines["secret"].startswith("whsec_")
     assert result.stderr == (
@@ -208,6 +211,6 @@ def test_failing_is_told(cli: Cli, committed_db: Database) -> None:
 
     assert cli.json("subscriptions", "show", str(failing))["failing"] == told
     assert [each["failing"] for each in cli.json("subscriptions", "list")] == [told, None]
-    assert f"failing        {line}" in cli("subscriptions", "show", str(failing)).stdout
+    assert f"failing     {line}" in cli("subscriptions", "show", str(failing)).stdout
     assert line in cli("subscriptions", "list").stdout
     assert cli.json("subscriptions", "show", str(well))["failing"] is None
