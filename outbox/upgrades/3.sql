@@ -201,19 +201,21 @@ BEGIN
             SET subject = NULL, due_at = CASE q.due_at WHEN 'infinity' THEN now() ELSE q.due_at END
             FROM mine m WHERE q.delivery_id = m.delivery_id;
         ELSE
-            WITH open AS (
-                SELECT q.delivery_id, e.subject, row_number() OVER (
-                    PARTITION BY e.subject
-                    ORDER BY q.subject IS NULL OR q.due_at = 'infinity', q.lease_owner IS NULL, q.event_id
-                ) = 1 AS first
+            WITH fresh AS (
+                SELECT q.delivery_id, e.subject, NOT EXISTS (
+                        SELECT FROM outbox.delivery_queue h
+                        WHERE h.subscription_id = q.subscription_id AND h.subject = e.subject
+                            AND h.due_at < 'infinity')
+                    AND row_number() OVER (
+                        PARTITION BY e.subject ORDER BY q.lease_owner IS NULL, q.event_id) = 1 AS first
                 FROM outbox.delivery_queue q
                 CROSS JOIN LATERAL (
                     SELECT e.subject FROM outbox.event e WHERE e.id = q.event_id LIMIT 1
                 ) e
-                WHERE q.subscription_id = subscription AND e.subject IS NOT NULL
+                WHERE q.subscription_id = subscription AND q.subject IS NULL AND e.subject IS NOT NULL
             ), mine AS MATERIALIZED (
-                SELECT o.* FROM open o JOIN outbox.delivery_queue q ON q.delivery_id = o.delivery_id
-                WHERE q.subject IS NULL AND (q.lease_owner IS NULL OR pass = 2 AND o.first)
+                SELECT f.* FROM fresh f JOIN outbox.delivery_queue q ON q.delivery_id = f.delivery_id
+                WHERE q.subject IS NULL AND (q.lease_owner IS NULL OR pass = 2 AND f.first)
                 FOR UPDATE OF q SKIP LOCKED
             )
             UPDATE outbox.delivery_queue q

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
 from typing import Any
 
 import pytest
 
-from outbox import InvalidInput
+from outbox import InvalidInput, headers, subscription_settings
 from outbox.subscription_settings import (
     DEFAULTS,
     NAMES,
@@ -97,3 +98,9 @@ def test_differences() -> None:
         ("header X-Token", "[secure]", "[secure]"),
         ("header X-Gone", "1", None),
     ]
+
+
+@pytest.mark.parametrize("module", [subscription_settings, headers])
+def test_examples(module: Any) -> None:
+    """The examples of the modules hold."""
+    assert doctest.testmod(module).failed == 0
