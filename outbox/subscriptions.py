@@ -116,12 +116,11 @@ def add(
     """Add a subscription and return it with its secret, which is not shown again.
 
     `name` is unique among those not removed. Without `tenant` it gets the events of every
-    tenant. `filter` is an SQL/JSON path over
-    the data. `schedule` is the seconds before each attempt, `timeout` those that one may
-    take, `max_age` those after which a delivery is dead. Without `schemes` the format's own
-    signs, which is `standard` for all but `logto`. Without `secret_text` a new `whsec_`
-    secret is made; the scheme `none` has none. It is sealed with `keyring`, or else with
-    that of OUTBOX_SECRET_KEY.
+    tenant. `filter` is an SQL/JSON path over the data. `schedule` is the seconds before each
+    attempt, `timeout` those that one may take, `max_age` those after which a delivery is
+    dead. Without `schemes` the format's own signs, which is `standard` for all but `logto`.
+    Without `secret_text` a new `whsec_` secret is made; the scheme `none` has none. It is
+    sealed with `keyring`, or else with that of OUTBOX_SECRET_KEY.
 
     The limits hold for all workers together: `max_in_flight` requests at once, `rate` a
     second and in no second more than `burst` above it, `ordered` ("stop" or "skip" what is dead)
