@@ -793,6 +793,113 @@ BEGIN
 END
 $$;
 
+
+-- Who may do what --------------------------------------------------------------------
+
+-- Gives a role what its duty needs and no more; `outbox grant` calls it. Nobody but the
+-- owner may change or delete a fact, or see the partitions by their own names.
+--   host      writes events
+--   worker    delivers them
+--   operator  uses the command line
+--   reader    sees everything but secrets; with `tenant` or `by_setting` the events,
+--             subscriptions, deliveries and attempts of one tenant: that one, or that of
+--             the setting outbox.tenant. Others' rights and plans stay as they are: the
+--             policy for all says true, that of the reader only takes away.
+CREATE FUNCTION outbox.grant_duty(
+    duty text, grantee text, tenant text DEFAULT NULL, by_setting boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+    facts  constant text[] := ARRAY['event', 'event_key', 'delivery', 'attempt', 'subscription_change'];
+    to_see constant text[] := ARRAY['event', 'subscription', 'delivery', 'delivery_queue', 'attempt'];
+    own    constant text   := CASE WHEN by_setting THEN 'current_setting(''outbox.tenant'', true)'
+                                   ELSE quote_literal(tenant) END;
+    the_table text;
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA outbox TO %I', grantee);
+    IF duty = 'host' THEN
+        EXECUTE format('GRANT INSERT ON outbox.event TO %I', grantee);
+        EXECUTE format('GRANT SELECT, INSERT ON outbox.event_key TO %I', grantee);
+    ELSIF duty = 'worker' THEN
+        EXECUTE format('GRANT SELECT, INSERT ON outbox.event, outbox.delivery, outbox.attempt,'
+            ' outbox.subscription_change TO %I', grantee);
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.event_queue,'
+            ' outbox.delivery_queue, outbox.limited_claim, outbox.blocked_subject,'
+            ' outbox.subscription_health, outbox.throttle, outbox.worker, outbox.replay TO %I', grantee);
+        EXECUTE format('GRANT SELECT ON outbox.subscription, outbox.subscription_type,'
+            ' outbox.secret, outbox.schema_version TO %I', grantee);
+        EXECUTE format('GRANT UPDATE (state, state_reason, revision, changed_at)'
+            ' ON outbox.subscription TO %I', grantee);
+    ELSIF duty = 'operator' THEN
+        FOR the_table IN
+            SELECT c.relname FROM pg_class c
+            WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind IN ('r', 'p')
+                AND NOT c.relispartition AND c.relname <> 'schema_version'
+        LOOP
+            EXECUTE format('GRANT SELECT, INSERT ON outbox.%I TO %I', the_table, grantee);
+            CONTINUE WHEN the_table = ANY (facts);
+            EXECUTE format('GRANT UPDATE, DELETE ON outbox.%I TO %I', the_table, grantee);
+        END LOOP;
+        EXECUTE format('GRANT SELECT ON outbox.schema_version TO %I', grantee);
+    ELSIF duty = 'reader' AND tenant IS NULL AND NOT by_setting THEN
+        FOR the_table IN
+            SELECT c.relname FROM pg_class c
+            WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind IN ('r', 'p')
+                AND NOT c.relispartition AND c.relname <> 'secret'
+        LOOP
+            EXECUTE format('GRANT SELECT ON outbox.%I TO %I', the_table, grantee);
+        END LOOP;
+    ELSIF duty = 'reader' THEN
+        EXECUTE format('GRANT SELECT ON outbox.schema_version TO %I', grantee);
+        FOREACH the_table IN ARRAY to_see LOOP
+            EXECUTE format('GRANT SELECT ON outbox.%I TO %I', the_table, grantee);
+            IF NOT (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = to_regclass('outbox.' || the_table)) THEN
+                EXECUTE format('CREATE POLICY everyone ON outbox.%I USING (true) WITH CHECK (true)', the_table);
+                EXECUTE format('ALTER TABLE outbox.%I ENABLE ROW LEVEL SECURITY', the_table);
+            END IF;
+            EXECUTE format('DROP POLICY IF EXISTS %I ON outbox.%I', 'tenant of ' || grantee, the_table);
+            EXECUTE format('CREATE POLICY %I ON outbox.%I AS RESTRICTIVE FOR SELECT TO %I USING (%s)',
+                'tenant of ' || grantee, the_table, grantee,
+                CASE the_table
+                    WHEN 'event' THEN 'tenant = ' || own
+                    WHEN 'subscription' THEN 'tenant = ' || own
+                    WHEN 'attempt' THEN 'EXISTS (SELECT FROM outbox.delivery d WHERE d.id = delivery_id)'
+                    ELSE 'EXISTS (SELECT FROM outbox.event e WHERE e.id = event_id)'
+                END);
+        END LOOP;
+    ELSE
+        RAISE EXCEPTION 'outbox.grant_duty: the duty is host, worker, operator or reader, not %', duty
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF duty IN ('worker', 'operator') THEN
+        EXECUTE format('GRANT EXECUTE ON FUNCTION outbox.make_partitions(integer) TO %I', grantee);
+    END IF;
+END
+$$;
+
+-- Takes everything back that a role has here.
+CREATE FUNCTION outbox.revoke_duties(grantee text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+    the_table text;
+BEGIN
+    FOR the_table IN
+        SELECT p.tablename FROM pg_policies p
+        WHERE p.schemaname = 'outbox' AND p.policyname = 'tenant of ' || grantee
+    LOOP
+        EXECUTE format('DROP POLICY %I ON outbox.%I', 'tenant of ' || grantee, the_table);
+    END LOOP;
+    EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA outbox FROM %I', grantee);
+    EXECUTE format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA outbox FROM %I', grantee);
+    EXECUTE format('REVOKE ALL ON SCHEMA outbox FROM %I', grantee);
+END
+$$;
+
+-- Makes tables, so only for those whose duty it is.
+ALTER FUNCTION outbox.make_partitions(integer) SECURITY DEFINER;
+REVOKE EXECUTE ON FUNCTION outbox.make_partitions(integer) FROM PUBLIC;
+
+
 SELECT outbox.make_partitions();
 
 INSERT INTO outbox.schema_version (version) VALUES (3);
