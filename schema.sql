@@ -712,9 +712,17 @@ CREATE TABLE outbox.event_type (
 
 -- Facts stay as they are -------------------------------------------------------------
 
+-- Upkeep is what the functions below do: drop what is past its retention, erase a subject.
 CREATE FUNCTION outbox.refuse_change() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF current_setting('outbox.upkeep', true) = 'on' THEN
+        IF TG_OP = 'DELETE' THEN
+            RETURN OLD;
+        ELSIF TG_OP = 'UPDATE' THEN
+            RETURN NEW;
+        END IF;
+    END IF;
     RAISE EXCEPTION 'outbox.% is append-only: % is refused', TG_TABLE_NAME, TG_OP
         USING ERRCODE = 'restrict_violation';
 END
@@ -754,35 +762,52 @@ CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON outbox.attempt_default
 
 -- Partitions -------------------------------------------------------------------------
 
+-- Makes the table of one day of a fact, which is still to be attached; returns its name.
+CREATE FUNCTION outbox.make_partition(fact text, day date) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    part text := fact || to_char(day, '_YYYYMMDD');
+BEGIN
+    EXECUTE format(
+        'CREATE TABLE outbox.%I (LIKE outbox.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)'
+        ' WITH (autovacuum_vacuum_insert_scale_factor = 0.05)', part, fact);
+    EXECUTE format(
+        'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON outbox.%I'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION outbox.refuse_change()', part);
+    RETURN part;
+END
+$$;
+
+CREATE FUNCTION outbox.attach_partition(fact text, day date) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+BEGIN
+    EXECUTE format(
+        'ALTER TABLE outbox.%I ATTACH PARTITION outbox.%I FOR VALUES FROM (%L) TO (%L)',
+        fact, fact || to_char(day, '_YYYYMMDD'), outbox.uuid7_floor(day), outbox.uuid7_floor(day + 1));
+END
+$$;
+
 -- Makes the partitions of the facts for today (UTC) and the days ahead; returns how many
 -- it made. Workers call it every hour. A new table is made first and then attached,
 -- which lets hosts go on inserting; it waits no longer than two seconds for anyone, and
--- fails rather. A day whose rows already went to the DEFAULT partition is left there.
+-- fails rather. A day whose rows already went to the DEFAULT partition is left there until
+-- it is over; then drain_default brings them home.
 CREATE FUNCTION outbox.make_partitions(days_ahead integer DEFAULT 7) RETURNS integer
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
     SET lock_timeout = '2s' AS $$
 DECLARE
     fact text;
     day  date;
-    part text;
     made integer := 0;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('outbox.make_partitions', 0));
     FOREACH fact IN ARRAY ARRAY['event', 'delivery', 'attempt'] LOOP
         FOR ahead IN 0..days_ahead LOOP
             day := current_date + ahead;
-            part := fact || to_char(day, '_YYYYMMDD');
-            CONTINUE WHEN to_regclass('outbox.' || part) IS NOT NULL;
+            CONTINUE WHEN to_regclass('outbox.' || fact || to_char(day, '_YYYYMMDD')) IS NOT NULL;
             BEGIN
-                EXECUTE format(
-                    'CREATE TABLE outbox.%I (LIKE outbox.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)'
-                    ' WITH (autovacuum_vacuum_insert_scale_factor = 0.05)', part, fact);
-                EXECUTE format(
-                    'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON outbox.%I'
-                    ' FOR EACH STATEMENT EXECUTE FUNCTION outbox.refuse_change()', part);
-                EXECUTE format(
-                    'ALTER TABLE outbox.%I ATTACH PARTITION outbox.%I FOR VALUES FROM (%L) TO (%L)',
-                    fact, part, outbox.uuid7_floor(day), outbox.uuid7_floor(day + 1));
+                PERFORM outbox.make_partition(fact, day);
+                PERFORM outbox.attach_partition(fact, day);
                 made := made + 1;
             EXCEPTION WHEN check_violation THEN
                 RAISE WARNING 'outbox.%_default holds rows of %: its partition is not made', fact, day;
@@ -792,6 +817,204 @@ BEGIN
     RETURN made;
 END
 $$;
+REVOKE EXECUTE ON FUNCTION outbox.make_partitions(integer) FROM PUBLIC;
+
+
+-- Retention --------------------------------------------------------------------------
+
+-- How long facts are kept. Workers drop what is older, day by day; only the owner and
+-- operators change it.
+CREATE TABLE outbox.retention (
+    one_row    boolean     PRIMARY KEY DEFAULT true CONSTRAINT retention_is_one_row CHECK (one_row),
+    keep       interval    CONSTRAINT retention_keeps_a_day CHECK (keep >= interval '1 day'),  -- NULL: for ever
+    actor      text,
+    command    text,
+    changed_at timestamptz NOT NULL DEFAULT now()
+);
+INSERT INTO outbox.retention DEFAULT VALUES;
+
+-- Erasures of what events said about a subject, each a fact. The events stay, without it.
+CREATE TABLE outbox.erasure (
+    id        uuid        PRIMARY KEY DEFAULT outbox.uuid7(),
+    tenant    text,
+    subject   text        NOT NULL,
+    actor     text        NOT NULL,
+    command   text        NOT NULL,
+    erased_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON outbox.erasure
+    FOR EACH ROW EXECUTE FUNCTION outbox.refuse_change();
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON outbox.erasure
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.refuse_change();
+
+-- The day (UTC) on which an id was made.
+CREATE FUNCTION outbox.day_of(id uuid) RETURNS date
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (to_timestamp(
+        ('x' || lpad(left(replace(id::text, '-', ''), 12), 16, '0'))::bit(64)::bigint / 1000.0
+    ) AT TIME ZONE 'UTC')::date;
+
+-- The days before `moment` that have partitions, what they take, and why a day is held: what is
+-- still open is never dropped. Reads the queues as a whole, without any lock.
+CREATE FUNCTION outbox.days_before(moment timestamptz)
+    RETURNS TABLE (day date, bytes bigint, held text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    WITH part AS (
+        SELECT to_date(right(c.relname, 8), 'YYYYMMDD') AS day, sum(pg_total_relation_size(c.oid))::bigint AS bytes
+        FROM pg_class c
+        WHERE c.relnamespace = 'outbox'::regnamespace AND c.relispartition
+            AND c.relname ~ '^(event|delivery|attempt)_[0-9]{8}$'
+        GROUP BY 1
+    ), busy AS (
+        SELECT outbox.day_of(q.event_id) AS day, 'a delivery is open' AS held FROM outbox.delivery_queue q
+        UNION ALL
+        SELECT outbox.day_of(q.delivery_id), 'a delivery is open' FROM outbox.delivery_queue q
+        UNION ALL
+        SELECT outbox.day_of(q.event_id), 'an event is not fanned out' FROM outbox.event_queue q
+    ), held AS (
+        SELECT b.day, min(b.held) AS held FROM busy b GROUP BY b.day
+    )
+    SELECT p.day, p.bytes, coalesce(h.held, (
+        SELECT 'replay ' || r.id || ' is running' FROM outbox.replay r
+        WHERE r.state = 'running'
+            AND p.day BETWEEN greatest(outbox.day_of(r.after_event), (r.since AT TIME ZONE 'UTC')::date)
+                AND outbox.day_of(r.last_event)
+        LIMIT 1))
+    FROM part p LEFT JOIN held h ON h.day = p.day
+    WHERE p.day < (moment AT TIME ZONE 'UTC')::date
+    ORDER BY p.day;
+END;
+
+-- Drops one day of a fact that is past its retention and not held. `looked_at` is when
+-- days_before was asked: only what was made since then is looked at again, under the lock.
+-- It waits for nobody longer than 0.3 seconds, so that nobody waits longer for it: it fails
+-- with lock_not_available and is called again. Call it for event, delivery, attempt in this
+-- order, each in a transaction of its own.
+CREATE FUNCTION outbox.drop_day(fact text, day date, looked_at timestamptz) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '300ms' SET timezone = 'UTC' AS $$
+DECLARE
+    part    text := fact || to_char(day, '_YYYYMMDD');
+    first   uuid := outbox.uuid7_floor(day);
+    beyond  uuid := outbox.uuid7_floor(day + 1);
+BEGIN
+    IF fact NOT IN ('event', 'delivery', 'attempt') THEN
+        RAISE EXCEPTION 'outbox.drop_day: % has no days', fact USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF NOT EXISTS (SELECT FROM outbox.retention r WHERE day < (now() - r.keep)::date) THEN
+        RAISE EXCEPTION 'outbox.drop_day: % is not past its retention', day
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    EXECUTE format('LOCK TABLE ONLY outbox.%I IN ACCESS EXCLUSIVE MODE', fact);
+    IF EXISTS (
+        SELECT FROM outbox.delivery_queue q
+        WHERE q.delivery_id >= first AND q.delivery_id < beyond
+        UNION ALL
+        SELECT FROM outbox.delivery_queue q
+        WHERE q.delivery_id >= outbox.uuid7_floor(looked_at - interval '1 minute')
+            AND q.event_id >= first AND q.event_id < beyond
+    ) THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('DROP TABLE IF EXISTS outbox.%I', part);
+    RETURN true;
+END
+$$;
+
+-- Forgets the keys of events that are past their retention, of the next `slice` keys behind
+-- (tenant, key). Returns the last one it looked at, and no row at the end of all.
+CREATE FUNCTION outbox.prune_keys(after_tenant text, after_key text, slice integer)
+    RETURNS TABLE (tenant text, key text, pruned bigint)
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET outbox.upkeep = 'on' AS $$
+    WITH looked AS MATERIALIZED (
+        SELECT k.tenant, k.key, k.event_id FROM outbox.event_key k
+        WHERE (k.tenant, k.key) > (after_tenant, after_key)
+        ORDER BY k.tenant, k.key LIMIT slice
+    ), gone AS (
+        DELETE FROM outbox.event_key k USING looked l, outbox.retention r
+        WHERE k.tenant = l.tenant AND k.key = l.key
+            AND l.event_id < outbox.uuid7_floor(date_trunc('day', now() - r.keep, 'UTC'))
+        RETURNING 1
+    )
+    SELECT l.tenant, l.key, (SELECT count(*) FROM gone)
+    FROM looked l ORDER BY l.tenant DESC, l.key DESC LIMIT 1
+$$;
+
+-- Moves one past day of a fact out of its DEFAULT partition into one of its own; returns
+-- how many rows, 0 when nothing is left. Nobody inserts there for a past day any more.
+CREATE FUNCTION outbox.drain_default(fact text) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC' SET lock_timeout = '2s' SET outbox.upkeep = 'on' AS $$
+DECLARE
+    id    text := CASE fact WHEN 'attempt' THEN 'delivery_id' ELSE 'id' END;
+    day   date;
+    part  text;
+    moved bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('outbox.make_partitions', 0));
+    EXECUTE format('SELECT outbox.day_of(%1$I) FROM outbox.%2$I WHERE %1$I < outbox.uuid7_floor(current_date)'
+        ' ORDER BY %1$I LIMIT 1', id, fact || '_default') INTO day;
+    IF day IS NULL THEN
+        RETURN 0;
+    END IF;
+    part := outbox.make_partition(fact, day);
+    EXECUTE format('WITH gone AS (DELETE FROM outbox.%I WHERE %I < outbox.uuid7_floor(%L) RETURNING *)'
+        ' INSERT INTO outbox.%I SELECT * FROM gone', fact || '_default', id, day + 1, part);
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    PERFORM outbox.attach_partition(fact, day);
+    RETURN moved;
+END
+$$;
+
+-- Takes out of the events about a subject, of these ids, what they say: data becomes null,
+-- and context only tells when. What receivers answered goes as well; open deliveries of
+-- them are cancelled. That they happened, and what became of them, stays.
+CREATE FUNCTION outbox.erase(
+    of_tenant text, of_subject text, first uuid, beyond uuid, reason text,
+    OUT events bigint, OUT cancelled bigint)
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET outbox.upkeep = 'on' AS $$
+DECLARE
+    ids      uuid[];
+    streams  uuid[];
+    subjects text[];
+BEGIN
+    WITH erased AS (
+        UPDATE outbox.event e
+        SET data = 'null', context = json_build_object('erased_at', now())
+        WHERE e.subject = of_subject AND e.tenant IS NOT DISTINCT FROM of_tenant
+            AND e.id >= first AND e.id < beyond AND e.context ->> 'erased_at' IS NULL
+        RETURNING e.id
+    )
+    SELECT array_agg(e.id), count(*) INTO ids, events FROM erased e;
+
+    WITH gone AS (
+        DELETE FROM outbox.delivery_queue q USING outbox.delivery d
+        WHERE d.event_id = ANY (ids) AND q.delivery_id = d.id
+        RETURNING q.delivery_id, q.attempt, q.subscription_id, q.subject
+    ), ended AS (
+        INSERT INTO outbox.attempt (delivery_id, attempt, outcome, error)
+        SELECT g.delivery_id, g.attempt, 'cancelled', reason FROM gone g
+    )
+    SELECT count(*), array_agg(g.subscription_id) FILTER (WHERE g.subject IS NOT NULL),
+        array_agg(g.subject) FILTER (WHERE g.subject IS NOT NULL)
+    INTO cancelled, streams, subjects FROM gone g;
+
+    UPDATE outbox.attempt a SET response_body = NULL, response_headers = NULL
+    FROM outbox.delivery d
+    WHERE d.event_id = ANY (ids) AND a.delivery_id = d.id
+        AND (a.response_body IS NOT NULL OR a.response_headers IS NOT NULL);
+    IF streams IS NOT NULL THEN
+        PERFORM outbox.promote(streams, subjects);
+    END IF;
+END
+$$;
+
+REVOKE EXECUTE ON FUNCTION outbox.drop_day(text, date, timestamptz) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION outbox.prune_keys(text, text, integer) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION outbox.drain_default(text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION outbox.erase(text, text, uuid, uuid, text) FROM PUBLIC;
 
 
 -- Who may do what --------------------------------------------------------------------
@@ -810,7 +1033,7 @@ CREATE FUNCTION outbox.grant_duty(
     RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
-    facts  constant text[] := ARRAY['event', 'event_key', 'delivery', 'attempt', 'subscription_change'];
+    facts  constant text[] := ARRAY['event', 'event_key', 'delivery', 'attempt', 'subscription_change', 'erasure'];
     to_see constant text[] := ARRAY['event', 'subscription', 'delivery', 'delivery_queue', 'attempt'];
     own    constant text   := CASE WHEN by_setting THEN 'current_setting(''outbox.tenant'', true)'
                                    ELSE quote_literal(tenant) END;
@@ -827,7 +1050,7 @@ BEGIN
             ' outbox.delivery_queue, outbox.limited_claim, outbox.blocked_subject,'
             ' outbox.subscription_health, outbox.throttle, outbox.worker, outbox.replay TO %I', grantee);
         EXECUTE format('GRANT SELECT ON outbox.subscription, outbox.subscription_type,'
-            ' outbox.secret, outbox.schema_version TO %I', grantee);
+            ' outbox.secret, outbox.retention, outbox.schema_version TO %I', grantee);
         EXECUTE format('GRANT UPDATE (state, state_reason, revision, changed_at)'
             ' ON outbox.subscription TO %I', grantee);
     ELSIF duty = 'operator' THEN
@@ -872,7 +1095,13 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     IF duty IN ('worker', 'operator') THEN
-        EXECUTE format('GRANT EXECUTE ON FUNCTION outbox.make_partitions(integer) TO %I', grantee);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION outbox.make_partitions(integer),'
+            ' outbox.drain_default(text), outbox.drop_day(text, date, timestamptz),'
+            ' outbox.prune_keys(text, text, integer) TO %I', grantee);
+    END IF;
+    IF duty = 'operator' THEN
+        EXECUTE format('GRANT EXECUTE ON FUNCTION'
+            ' outbox.erase(text, text, uuid, uuid, text) TO %I', grantee);
     END IF;
 END
 $$;
@@ -894,10 +1123,6 @@ BEGIN
     EXECUTE format('REVOKE ALL ON SCHEMA outbox FROM %I', grantee);
 END
 $$;
-
--- Makes tables, so only for those whose duty it is.
-ALTER FUNCTION outbox.make_partitions(integer) SECURITY DEFINER;
-REVOKE EXECUTE ON FUNCTION outbox.make_partitions(integer) FROM PUBLIC;
 
 
 SELECT outbox.make_partitions();

@@ -9,7 +9,7 @@ import click
 
 from outbox import __version__
 
-from . import deliveries, demo, events, grant, schema, secrets, subscriptions
+from . import deliveries, demo, events, grant, retention, schema, secrets, subscriptions
 from .options import database_option
 from .program import Program
 from .session import VARIABLE
@@ -31,9 +31,9 @@ def outbox() -> None:
     """
 
 
-for noun in (subscriptions, events, deliveries, secrets, schema):
+for noun in (subscriptions, events, deliveries, secrets, retention, schema):
     outbox.add_command(noun.commands)
-for verb in (grant.grant, grant.revoke, demo.demo):
+for verb in (retention.prune, grant.grant, grant.revoke, demo.demo):
     outbox.add_command(verb)
 
 

@@ -11,21 +11,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import outbox
-from outbox import Event, InvalidInput, events
+from outbox import Event, InvalidInput, erasure, events
 from outbox.deliveries import list_deliveries
 
 from . import output
 from .documents import pretty
 from .listing import TABLE, list_options, paged, shape_of
 from .options import (
+    confirm,
     database_option,
     id_argument,
     json_option,
     read_stdin,
     text_option,
+    yes_option,
 )
+from .program import WrongUse
 from .rows import delivery_row, event_row
-from .session import transaction
+from .session import author, open_engine, transaction
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -118,6 +121,42 @@ def show(id: UUID, as_json: bool) -> None:
         output.document(event | {"deliveries": deliveries})
     else:
         _print(event, deliveries)
+
+
+@commands.command("erase")
+@text_option("--subject", help="All events about it, such as user/42.")
+@text_option("--tenant", help="Of this tenant; else of none.", max_chars=255)
+@click.option("--dry-run", is_flag=True, help="Count them, and stop.")
+@yes_option
+@json_option
+@database_option()
+def erase_(
+    subject: str | None, tenant: str | None, dry_run: bool, yes: bool, as_json: bool
+) -> None:
+    """Erase what events say about a subject.
+
+    Their data becomes null and what receivers answered is deleted; open deliveries of them
+    are cancelled. That they happened, and what became of them, stays on record.
+
+    \b
+    Example:
+      outbox events erase --subject user/42 --tenant acme
+    """
+    if subject is None:
+        raise WrongUse("--subject is missing: whose data is to go?")
+    with transaction() as connection:
+        found = erasure.count(connection, subject, tenant=tenant)
+    if dry_run:
+        output.one({"events": found}, as_json=as_json)
+        return
+    confirm(f"Erase what {found:,} events say about {subject}?", yes=yes,
+            otherwise="nothing was erased")  # fmt: skip
+    events_ = cancelled = 0
+    with open_engine() as engine, output.Bar("events", found) as bar:
+        for done in erasure.erase_by_day(engine, subject, tenant=tenant, by=author()):
+            events_, cancelled = events_ + done.events, cancelled + done.cancelled
+            bar.show(events_)
+    output.one({"erased": events_, "cancelled": cancelled}, as_json=as_json)
 
 
 def _print(event: Row, deliveries: list[Row]) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     SmallInteger,
@@ -262,4 +263,24 @@ worker = Table(
     Column("started_at", Moment),
     Column("seen_at", Moment),
     Column("stopped_at", Moment),
+)
+
+retention = Table(
+    "retention",
+    metadata,
+    Column("keep", Interval),
+    Column("actor", Text),
+    Column("command", Text),
+    Column("changed_at", Moment),
+)
+
+erasure = Table(
+    "erasure",
+    metadata,
+    Column("id", Uuid),
+    Column("tenant", Text),
+    Column("subject", Text),
+    Column("actor", Text),
+    Column("command", Text),
+    Column("erased_at", Moment),
 )

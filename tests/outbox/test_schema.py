@@ -442,6 +442,7 @@ KINDS = {
     "LargeBinary": "bytea",
     "ARRAY": "ARRAY",
     "Double": "double precision",
+    "Interval": "interval",
 }
 
 
