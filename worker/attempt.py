@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from outbox.request import build
 
+from . import crash
 from .outcome import Judgement, Reply, age, judge, stillborn
 from .rows import Result
 from .send import send
@@ -90,6 +91,7 @@ class Attempter:
         try:
             outgoing = build(ready.target, claim, attempt=claim.attempt, timestamp=timestamp)
             timeout = min(ready.timeout or self._timeout, self._timeout)  # the lease outlasts it
+            crash.at("send")
             return await send(self._transport, outgoing, timeout=timeout)
         except Exception as error:  # whatever it is, the delivery must not be lost with it
             logger.exception("delivery %s: a fault of the worker itself", claim.delivery_id)

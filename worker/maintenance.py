@@ -133,5 +133,7 @@ def _bounded(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[Any]]
                 await job()
         except (psycopg.Error, TimeoutError) as error:
             logger.warning("%s is put off: %s", job.__name__, in_a_line(error))
+        except asyncio.CancelledError:  # the process stops; APScheduler would log a traceback
+            logger.debug("%s was under way when the worker stopped", job.__name__)
 
     return run

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from . import crash
 from .failures import Blocked, DnsError, Stale, TlsError
 from .outcome import Reply
 from .phases import WORDS, Stopwatch
@@ -40,6 +41,7 @@ async def send(transport: httpx.AsyncBaseTransport, outgoing: Outgoing, *, timeo
     try:
         async with asyncio.timeout(timeout):
             response = await transport.handle_async_request(request)
+            crash.at("headers")
             watch.enter("body")
             body = await _read(response)
     except TimeoutError:
@@ -47,6 +49,7 @@ async def send(transport: httpx.AsyncBaseTransport, outgoing: Outgoing, *, timeo
         return _broken(response, watch, late, f"no complete answer within {timeout:g} s")
     except httpx.TransportError as error:
         return _broken(response, watch, _error_class(error), str(error))
+    crash.at("answered")
     return _reply(response, body, watch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -68,3 +69,22 @@ def test_drain(fleet: Fleet, upkeep: Maintenance) -> None:
             f"outbox.event_{day:%Y%m%d}", [(id,)],
         )  # fmt: skip
         connection.execute(text(f"DROP TABLE {where}"))
+
+
+def test_a_duty_that_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    """A duty under way when the worker stops ends without a word above debug."""
+
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    async def cut_off() -> None:
+        task = asyncio.ensure_future(maintenance._bounded(forever)())
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    asyncio.run(cut_off())
+
+    assert [record.levelname for record in caplog.records if record.name == "outbox.worker"] == [
+        "DEBUG"
+    ]
