@@ -15,7 +15,7 @@ from outbox.subscriptions import Author
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
 
 VARIABLE = "OUTBOX_DATABASE_URL"
 URL = "outbox.database_url"  # where the context of Click holds it
@@ -24,15 +24,21 @@ URL = "outbox.database_url"  # where the context of Click holds it
 @contextmanager
 def transaction(*, any_schema: bool = False) -> Iterator[Connection]:
     """Yield a connection in a transaction, on a database that has the schema of this program."""
+    with engine() as target, database.translated(), target.begin() as connection:
+        if not any_schema:
+            schema.check(connection)
+        yield connection
+
+
+@contextmanager
+def engine() -> Iterator[Engine]:
+    """Yield an engine for what takes several transactions; each checks the schema by itself."""
     with database.translated():
-        engine = database.engine(_database_url())
-        try:
-            with engine.begin() as connection:
-                if not any_schema:
-                    schema.check(connection)
-                yield connection
-        finally:
-            engine.dispose()
+        made = database.engine(_database_url())
+    try:
+        yield made
+    finally:
+        made.dispose()
 
 
 def author() -> Author:
