@@ -271,7 +271,7 @@ def _wrong(line: Line, now: datetime) -> Text:
 def _failing(found: Failing) -> Line:
     kind = found.error_class or (None if found.status is None else f"HTTP {found.status}")
     last = "" if kind is None else f": {kind}"
-    why = f"{GAP}{found.error}" if found.error else ""
+    why = f"{GAP}{found.error}" if found.error and found.error != kind else ""
     told = f"{found.failures:,} failed{last}{GAP}{found.url}{why}"
     return Line("failing", "red", str(found.id), found.since, told)
 

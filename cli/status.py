@@ -15,7 +15,8 @@ from outbox.errors import InvalidInput
 from outbox.schedule import parse_duration
 
 from . import output, session
-from .dashboard import log_line, page, seconds, stamp
+from .dashboard import log_line, page, stamp
+from .layout import span
 from .options import database_option, json_option
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def command(watch: bool, every: str, as_json: bool) -> None:
                 if as_json or not output.Screen.is_possible():
                     _log(watcher, interval, as_json=as_json)
                 else:
-                    _draw(watcher, f"every {seconds(interval)}, q to quit")
+                    _draw(watcher, f"every {every}, q to quit")
             except KeyboardInterrupt:
                 return
 
@@ -145,7 +146,7 @@ def _draw(watcher: Watcher, hint: str) -> None:
 def _notice(seen: Seen, now: float) -> str:
     if seen.failed is None:
         return ""
-    return f"{seen.failed}; this is {seconds(now - seen.at)} old, it goes on by itself"
+    return f"Not seen for {span(now - seen.at)}: {seen.failed}"
 
 
 def _log(watcher: Watcher, interval: float, *, as_json: bool) -> None:

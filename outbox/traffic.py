@@ -146,7 +146,7 @@ def _events(connection: Connection) -> Rate:
     age = (extract("epoch", func.now()) - _seconds_of(event.c.id)).label("age")
     newest = (
         select(age)
-        .where(event.c.id >= func.outbox.uuid7_floor(_ago(widest)))
+        .where(event.c.id >= func.outbox.uuid7_floor(ago(widest)))
         .order_by(event.c.id.desc())
         .limit(BOUND)
         .subquery()
@@ -195,7 +195,7 @@ def _sample(connection: Connection, seconds: float) -> Sequence[Any]:
         .where(recent.c.outcome == "delivered", recent.c.duration_ms.is_not(None))
         .subquery()
     )
-    stride = func.greatest(numbered.c.total / SAMPLE, 1)
+    stride = func.greatest(numbered.c.total // SAMPLE, 1)
     start = func.greatest(func.to_timestamp(_seconds_of(event.c.id)), event.c.due_at)
     took = extract("epoch", numbered.c.recorded_at - start)
     live = (
@@ -226,13 +226,14 @@ def _recent(seconds: float) -> CTE:
             columns.duration_ms,
             columns.recorded_at,
         )
-        .where(columns.recorded_at > _ago(seconds))
+        .where(columns.recorded_at > ago(seconds))
         .limit(BOUND)
         .cte("recent")
     )
 
 
-def _ago(seconds: float) -> ColumnElement[Any]:
+def ago(seconds: float) -> ColumnElement[Any]:
+    """The moment so many seconds before now, by the database's clock."""
     return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 

@@ -18,16 +18,19 @@ from .tables import (
     subscription_change,
     subscription_health,
 )
+from .traffic import ago
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
-    from sqlalchemy import Connection, FromClause, ScalarSelect
+    from sqlalchemy import CTE, Connection, FromClause, ScalarSelect
 
 SHOWN = 20  # of each kind, the worst
-LOOKED_AT = 25  # deliveries in which the last error is looked for
+LOOKED_AT = 25  # deliveries of each kind in which the last error is looked for
+LATELY = 90.0  # seconds in which the worker probes a receiver that is down at least once
+FAILURES = 5_000  # of all subscriptions, in that time
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,25 +133,22 @@ def _failing(connection: Connection) -> tuple[tuple[Failing, ...], int]:
 def _last_attempt(worst: FromClause) -> FromClause:
     """The last attempt of a subscription, as far as the likeliest of its deliveries tell.
 
-    What failed is due later than what was not tried yet: the last of its lane. If nothing
-    is open any more, it is of the newest deliveries.
+    Those that failed just now; the last of its lane, since what failed is due later than
+    what was not tried yet; if nothing is open any more, the newest of all.
     """
-    queue = delivery_queue.c
-    tried = (
+    id, queue, lately = worst.c.subscription_id, delivery_queue.c, _failed_lately()
+    last_due = (
         select(queue.delivery_id)
-        .where(queue.subscription_id == worst.c.subscription_id, queue.due_at < INFINITY)
+        .where(queue.subscription_id == id, queue.due_at < INFINITY)
         .order_by(queue.due_at.desc(), queue.delivery_id.desc())
-        .limit(LOOKED_AT)
-        .correlate(worst)
     )
     newest = (
-        select(delivery.c.id)
-        .where(delivery.c.subscription_id == worst.c.subscription_id)
-        .order_by(delivery.c.id.desc())
-        .limit(LOOKED_AT)
-        .correlate(worst)
+        select(delivery.c.id).where(delivery.c.subscription_id == id).order_by(delivery.c.id.desc())
     )
-    likely = union_all(tried, newest).subquery("likely")
+    just_now = select(lately.c.delivery_id).where(lately.c.subscription_id == id)
+    likely = union_all(
+        *(each.limit(LOOKED_AT).correlate(worst) for each in (just_now, last_due, newest))
+    ).subquery("likely")
     return (
         select(attempt.c.status, attempt.c.error_class, attempt.c.error)
         .join(likely, attempt.c.delivery_id == likely.c.delivery_id)
@@ -157,6 +157,22 @@ def _last_attempt(worst: FromClause) -> FromClause:
         .limit(1)
         .lateral("last")
     )
+
+
+def _failed_lately() -> CTE:
+    failed = (
+        select(attempt.c.delivery_id)
+        .where(attempt.c.recorded_at > ago(LATELY), attempt.c.outcome == "retry")
+        .limit(FAILURES)
+        .subquery()
+    )
+    whose = (
+        select(delivery.c.subscription_id)
+        .where(delivery.c.id == failed.c.delivery_id)
+        .limit(1)
+        .lateral()
+    )
+    return select(failed.c.delivery_id, whose.c.subscription_id).join(whose, true()).cte("lately")
 
 
 def _stopped(connection: Connection, held: Mapping[UUID, Count]) -> tuple[list[Held], int]:
