@@ -207,7 +207,7 @@ def _sample(connection: Connection, seconds: float) -> Sequence[Any]:
         .lateral()
     )
     query = (
-        select(numbered.c.duration_ms, cast(live.c.latency, Double).label("latency"))
+        select(numbered.c.duration_ms, cast(func.round(live.c.latency, 3), Double).label("latency"))
         .select_from(numbered)
         .join(live, true(), isouter=True)
         .where(numbered.c.n % stride == 0)
