@@ -9,7 +9,7 @@ import click
 
 from outbox import __version__
 
-from . import deliveries, demo, events, schema, secrets, status, subscriptions
+from . import deliveries, demo, doctor, events, schema, secrets, status, subscriptions
 from .options import database_option
 from .program import Program
 from .session import VARIABLE
@@ -33,7 +33,8 @@ def outbox() -> None:
 
 for noun in (subscriptions, events, deliveries, secrets, schema):
     outbox.add_command(noun.commands)
-outbox.add_command(status.command)
+for command in (status.command, doctor.command):
+    outbox.add_command(command)
 outbox.add_command(demo.demo)
 
 

@@ -7,6 +7,7 @@ and 24 lines; what is wrong gets what is left of the height, some of each kind.
 from __future__ import annotations
 
 from datetime import UTC
+from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.text import Text
@@ -126,10 +127,7 @@ def sparkline(values: Sequence[float], bars: str = BARS) -> str:
     '·▁▄█'
     """
     top = max(values, default=0.0)
-    return "".join(
-        bars[min(len(bars) - 1, int(value / top * len(bars) - 0.5))] if value > 0 else "·"
-        for value in values
-    )
+    return "".join(bars[ceil(v / top * len(bars)) - 1] if v > 0 else "·" for v in values)
 
 
 def shares(lengths: Sequence[int], room: int | None) -> list[int]:
@@ -189,8 +187,8 @@ def _times(traffic: Traffic) -> Iterator[Text]:
 
 
 def _percentiles(name: str, found: Percentiles | None, beside: str) -> Text:
-    values = ["-"] * 3 if found is None else [seconds(v) for v in (found.p50, found.p95, found.p99)]
-    return _columns(name, values, shown(beside))
+    values = ["-"] * 3 if found is None else map(seconds, (found.p50, found.p95, found.p99))
+    return _columns(name, [_short(value) for value in values], shown(beside))
 
 
 def _columns(name: str, cells: Sequence[str], beside: str, style: str = "") -> Text:
@@ -261,11 +259,15 @@ def _summary(trouble: Trouble, shown_: int) -> Text:
 
 
 def _wrong(line: Line, now: datetime) -> Text:
-    age = span((now - line.since).total_seconds())
-    short = " ".join(age.split()[:2])
+    age = _short(span((now - line.since).total_seconds()))
     return Text.assemble(
-        (line.kind.ljust(8), line.style), GAP, line.id, GAP, short.rjust(6), GAP, shown(line.text)
+        (line.kind.ljust(8), line.style), GAP, line.id, GAP, age.rjust(6), GAP, shown(line.text)
     )
+
+
+def _short(time: str) -> str:
+    """Return the first part of a time, such as 3 h of 3 h 12 min."""
+    return " ".join(time.split()[:2])
 
 
 def _failing(found: Failing) -> Line:

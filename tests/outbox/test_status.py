@@ -85,8 +85,8 @@ def test_what_looking_reads(big: Connection, monkeypatch: pytest.MonkeyPatch) ->
     assert read["delivery_queue"] < OPEN / 4
     assert read["event_queue"] < OPEN / 4
     assert read["attempt"] < OPEN / 3
-    assert read["event"] < OPEN / 4
-    assert read["delivery"] < OPEN / 4
+    assert read["event"] < OPEN / 2
+    assert read["delivery"] < OPEN / 2
 
 
 def test_the_account_is_kept(big: Connection) -> None:
