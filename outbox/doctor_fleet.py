@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .fleet import Worker
 
 FACTS = ("event", "delivery", "attempt")
+MAKE_PARTITIONS = "in psql: SELECT outbox.make_partitions()"
 START = "start one: outbox-worker"
 ABANDONED = 5 * MINUTE  # a lease that ended so long ago was seen by many sweeps
 COUNTED = 1_000  # rows, where it does not matter how many more there are
@@ -155,7 +156,7 @@ def judge_partitions(seen: tuple[Sequence[str], date]) -> Opinion:
     if days >= 6:
         return Opinion(OK, f"{several(days, 'day')} ahead")
     found = "none for today" if days < 0 else f"only {several(days, 'day')} ahead"
-    return Opinion(ERROR if days < 1 else WARNING, found, "SELECT outbox.make_partitions()")
+    return Opinion(ERROR if days < 1 else WARNING, found, MAKE_PARTITIONS)
 
 
 def days_ahead(fact: str, names: Sequence[str], today: date) -> int:
@@ -187,7 +188,7 @@ def judge_default_rows(seen: dict[str, int]) -> Opinion:
     if not filled:
         return Opinion(OK, "none")
     found = ", ".join(f"{name}: {at_least(rows)}" for name, rows in filled.items())
-    return Opinion(WARNING, found, "SELECT outbox.make_partitions(), so that no more follow")
+    return Opinion(WARNING, found, f"{MAKE_PARTITIONS}, so that no more follow")
 
 
 def at_least(rows: int) -> str:
@@ -225,8 +226,8 @@ def judge_set_aside(seen: tuple[int, UUID | None, str | None]) -> Opinion:
     if not number:
         return Opinion(OK, "none")
     remedy = (
-        "mend what the error says, then UPDATE outbox.event_queue "
-        "SET due_at = now(), error = NULL WHERE error IS NOT NULL"
+        "mend what the error says, then in psql: "
+        "UPDATE outbox.event_queue SET due_at = now(), error = NULL WHERE due_at = 'infinity'"
     )
     return Opinion(ERROR, f"{several(number, 'event')}, such as {id}: {why}", remedy)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .findings import Patient
 
 OLDEST = 150_000  # as server_version_num
-OUR_TRIGGERS = "ALTER TABLE outbox.{0} ENABLE TRIGGER {1}"
+OUR_TRIGGERS = "in psql: ALTER TABLE outbox.{0} ENABLE TRIGGER {1}"
 
 
 class Setting(NamedTuple):
@@ -92,7 +92,7 @@ def judge_setting(value: str, rule: Setting) -> Opinion:
     """A setting that does not hurt."""
     if not rule.hurts(value):
         return Opinion(OK, value)
-    remedy = f"ALTER SYSTEM SET {rule.name} = {rule.good}; SELECT pg_reload_conf()"
+    remedy = f"in psql: ALTER SYSTEM SET {rule.name} = {rule.good}; SELECT pg_reload_conf()"
     return Opinion(rule.verdict, f"{value}: {rule.why}", remedy)
 
 

@@ -51,7 +51,7 @@ DEAD, TOO_DEAD = 100_000, 1_000_000  # rows
 HELD_WAL = 10 * 1024**3  # bytes
 BLOATED, PER_ROW = 256 * 1024**2, 5_000  # bytes; a queue's row with its indexes takes some 400
 HOT = ("delivery_queue", "event_queue", "limited_claim", "subscription_health", "throttle")
-SEE_ALL = "GRANT pg_monitor TO the role that runs this"
+SEE_ALL = "in psql: GRANT pg_monitor TO the role that runs this"
 
 
 class Session(NamedTuple):
@@ -90,11 +90,9 @@ def judge_long_transactions(seen: tuple[Session | None, int]) -> Opinion:
     verdict = OK if oldest is None else by_age(oldest.age, warning=5 * MINUTE, error=HOUR)
     if oldest is not None and verdict != OK:
         found = f"{oldest.who} (pid {oldest.pid}) is {oldest.state} since {ago(oldest.age)}"
-        remedy = (
-            f"SELECT pg_terminate_backend({oldest.pid}); "
-            "for the future: idle_in_transaction_session_timeout = '1min'"
-        )
-        return Opinion(verdict, found, remedy)
+        end = f"in psql: SELECT pg_terminate_backend({oldest.pid})"
+        future = "for the future idle_in_transaction_session_timeout = '1min'"
+        return Opinion(verdict, found, f"{end}; {future}")
     if hidden:
         return Opinion(UNKNOWN, f"{several(hidden, 'session')} of others not visible", SEE_ALL)
     return Opinion(OK, "none" if oldest is None else f"the oldest since {ago(oldest.age)}")
@@ -119,7 +117,10 @@ def judge_prepared_transactions(seen: tuple[str, float] | None) -> Opinion:
         return Opinion(OK, "none")
     gid, age = seen
     verdict = by_age(age, warning=5 * MINUTE, error=HOUR)
-    remedy = f"ROLLBACK PREPARED '{gid}', or COMMIT PREPARED" if verdict != OK else None
+    if verdict == OK:
+        return Opinion(OK, f"{gid} since {ago(age)}")
+    quoted = gid.replace("'", "''")
+    remedy = f"in psql: ROLLBACK PREPARED '{quoted}', or COMMIT PREPARED"
     return Opinion(verdict, f"{gid} since {ago(age)}", remedy)
 
 
@@ -155,7 +156,8 @@ def judge_slots(seen: Sequence[Slot]) -> Opinion:
     verdict = ERROR if worst.wal > HELD_WAL else WARNING
     state = "behind" if worst.active else "not in use"
     found = f"{worst.name} is {state}, keeps {size(worst.wal)} of WAL"
-    return Opinion(verdict, found, f"SELECT pg_drop_replication_slot('{worst.name}'), or revive it")
+    drop = f"in psql: SELECT pg_drop_replication_slot('{worst.name}')"
+    return Opinion(verdict, found, f"let its standby catch up; or {drop}")
 
 
 def standbys(patient: Patient) -> list[tuple[str, int]]:
@@ -214,7 +216,7 @@ def judge_dead_rows(seen: Sequence[Queue]) -> Opinion:
         return Opinion(OK, found)
     last = "never vacuumed" if worst.vacuumed is None else f"vacuumed {ago(worst.vacuumed)} ago"
     verdict = ERROR if worst.dead > TOO_DEAD else WARNING
-    return Opinion(verdict, f"{found}, {last}", f"VACUUM (VERBOSE) outbox.{worst.name}")
+    return Opinion(verdict, f"{found}, {last}", f"in psql: VACUUM (VERBOSE) outbox.{worst.name}")
 
 
 def judge_bloat(seen: Sequence[Queue]) -> Opinion:
@@ -223,8 +225,8 @@ def judge_bloat(seen: Sequence[Queue]) -> Opinion:
     found = f"{worst.name}: {size(worst.size)} for {several(worst.live, 'row')}"
     if worst.size <= BLOATED or worst.size <= PER_ROW * worst.live:
         return Opinion(OK, found)
-    remedy = f"VACUUM (FULL, ANALYZE) outbox.{worst.name}, at a quiet moment: it locks the queue"
-    return Opinion(WARNING, found, remedy)
+    remedy = f"in psql: VACUUM (FULL, ANALYZE) outbox.{worst.name}"
+    return Opinion(WARNING, found, f"{remedy}, at a quiet moment: it locks the queue")
 
 
 def vacuum_off(patient: Patient) -> list[str]:
@@ -247,7 +249,7 @@ def judge_vacuum_off(seen: Sequence[str]) -> Opinion:
     """Autovacuum comes to each table."""
     if not seen:
         return Opinion(OK, "comes to every table")
-    remedy = f"ALTER TABLE outbox.{seen[0]} RESET (autovacuum_enabled)"
+    remedy = f"in psql: ALTER TABLE outbox.{seen[0]} RESET (autovacuum_enabled)"
     return Opinion(ERROR, f"switched off for {', '.join(seen[:3])}", remedy)
 
 

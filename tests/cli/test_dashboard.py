@@ -118,14 +118,14 @@ def test_busy() -> None:
         "held         50,000 paused, 1,990 in order, 10 blocked",
         "",
         "30 failing, 2 held, 1 replaying  (25 more)",
-        f"failing   {ID}     1 h  1,203 failed: HTTP 503…",
-        f"failing   {ID}     2 h  1,203 failed: HTTP 503…",
-        f"failing   {ID}     3 h  1,203 failed: HTTP 503…",
-        f"failing   {ID}     4 h  1,203 failed: HTTP 503…",
-        f"failing   {ID}     5 h  1,203 failed: HTTP 503…",
-        f"blocked   {ID}   5 min  2 subjects  https://ex…",
-        f"disabled  {ID}     2 d  50,000 held  https://e…",
-        f"replay    {ID}     8 s  40 %  400 of 1,000 at …",
+        f"failing   {ID}     1 h  1,203 failed: HTTP 503 …",
+        f"failing   {ID}     2 h  1,203 failed: HTTP 503 …",
+        f"failing   {ID}     3 h  1,203 failed: HTTP 503 …",
+        f"failing   {ID}     4 h  1,203 failed: HTTP 503 …",
+        f"failing   {ID}     5 h  1,203 failed: HTTP 503 …",
+        f"blocked   {ID}   5 min  2 subjects  https://exa…",
+        f"disabled  {ID}     2 d  50,000 held  https://ex…",
+        f"replay    {ID}     8 s  40 %  400 of 1,000 at 5…",
     ]
 
 

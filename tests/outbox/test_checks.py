@@ -406,7 +406,7 @@ def test_prepared_transactions(committed_db: Database, monkeypatch: pytest.Monke
             other.execute("ROLLBACK PREPARED 'forgotten'")
 
     assert found.verdict == WARNING
-    assert str(found.remedy).startswith("ROLLBACK PREPARED 'forgotten'")
+    assert str(found.remedy).startswith("in psql: ROLLBACK PREPARED 'forgotten'")
 
 
 def test_replication_slots(committed_db: Database) -> None:
