@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STEP = 10  # seconds that are counted together
 WINDOWS = (300, 60, STEP)  # seconds, the widest that is not too much is taken
-BOUND = 100_000
+BOUND = 50_000
 SAMPLE = 2_000
 
 

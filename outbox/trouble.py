@@ -18,7 +18,7 @@ from .tables import (
     subscription_change,
     subscription_health,
 )
-from .traffic import ago
+from .traffic import BOUND, ago
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -160,11 +160,14 @@ def _last_attempt(worst: FromClause) -> FromClause:
 
 
 def _failed_lately() -> CTE:
-    failed = (
-        select(attempt.c.delivery_id)
-        .where(attempt.c.recorded_at > ago(LATELY), attempt.c.outcome == "retry")
-        .limit(FAILURES)
+    recent = (
+        select(attempt.c.delivery_id, attempt.c.outcome)
+        .where(attempt.c.recorded_at > ago(LATELY))
+        .limit(BOUND)
         .subquery()
+    )
+    failed = (
+        select(recent.c.delivery_id).where(recent.c.outcome == "retry").limit(FAILURES).subquery()
     )
     whose = (
         select(delivery.c.subscription_id)
@@ -172,7 +175,12 @@ def _failed_lately() -> CTE:
         .limit(1)
         .lateral()
     )
-    return select(failed.c.delivery_id, whose.c.subscription_id).join(whose, true()).cte("lately")
+    return (
+        select(failed.c.delivery_id, whose.c.subscription_id)
+        .join(whose, true())
+        .cte("lately")
+        .prefix_with("MATERIALIZED")
+    )
 
 
 def _stopped(connection: Connection, held: Mapping[UUID, Count]) -> tuple[list[Held], int]:
