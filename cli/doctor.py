@@ -55,7 +55,7 @@ def command(context: click.Context, strict: bool, allow: Allowed, as_json: bool)
     if as_json:
         output.document({"verdict": verdict, "checks": [row(each) for each in found]})
     else:
-        output.page(lambda width: report(found, width))
+        output.page(lambda width, _: report(found, width))
     context.exit(int(verdict == ERROR or (strict and verdict == WARNING)))
 
 

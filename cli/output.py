@@ -37,10 +37,14 @@ def document_line(value: object) -> None:
     click.echo(dump(value).replace("\n", "").encode())  # texts have theirs escaped
 
 
-def page(made: Callable[[int | None], Iterable[Text]]) -> None:
-    """Print the lines that are `made` for the terminal's width, None in a pipe."""
+def page(made: Callable[[int | None, bool], Iterable[Text]]) -> None:
+    """Print the lines that are `made` for the terminal's width, None in a pipe.
+
+    It is also told whether there is nothing but ASCII.
+    """
     console = _console()
-    _print(console, made(console.width if console.is_terminal else None))
+    width = console.width if console.is_terminal else None
+    _print(console, made(width, console.options.ascii_only))
 
 
 def one(row: Row, *, as_json: bool) -> None:

@@ -101,7 +101,7 @@ class Watcher:
         self._interval = interval
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.seen = Seen(first, time.monotonic())
+        self._seen = Seen(first, time.monotonic())
 
     def __enter__(self) -> Watcher:
         self._thread.start()
@@ -110,21 +110,28 @@ class Watcher:
     def __exit__(self, *_: object) -> None:
         self._ended.set()  # a look that hangs is left behind: the thread ends with the process
 
+    @property
+    def seen(self) -> Seen:
+        """What was seen last. Raises RuntimeError if a fault of ours has ended the thread."""
+        if not (self._thread.is_alive() or self._ended.is_set()):
+            raise RuntimeError("the thread that looks has ended")
+        return self._seen
+
     def _run(self) -> None:
         while not self._ended.wait(self._interval):
-            looks = self.seen.looks + 1
+            looks = self._seen.looks + 1
             try:
-                self.seen = Seen(look(self._engine), time.monotonic(), looks)
+                self._seen = Seen(look(self._engine), time.monotonic(), looks)
             except OutboxError as error:
                 self._engine.dispose()
-                self.seen = replace(self.seen, looks=looks, failed=str(error))
+                self._seen = replace(self._seen, looks=looks, failed=str(error))
 
 
 def _print(found: Status, *, as_json: bool) -> None:
     if as_json:
         output.document(asdict(found))
     else:
-        output.page(lambda width: page(found, width=width))
+        output.page(lambda width, ascii_only: page(found, width=width, ascii_only=ascii_only))
 
 
 def _draw(watcher: Watcher, hint: str) -> None:

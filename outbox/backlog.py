@@ -97,7 +97,8 @@ def look(connection: Connection) -> tuple[Backlog, dict[UUID, Count]]:
     )
     if share < 1:
         in_flight, oldest = _heads(connection)
-        backlog = replace(backlog, in_flight=Count(in_flight), oldest_due=oldest)
+        about = Count(in_flight, exact=False)
+        backlog = replace(backlog, in_flight=about, oldest_due=oldest)
     return backlog, held_by(parts, share)
 
 
@@ -190,7 +191,10 @@ def _deliveries(connection: Connection, share: float) -> Sequence[Row[Any]]:
 
 
 def _heads(connection: Connection) -> tuple[int, float | None]:
-    """Return how many are in flight, and the seconds since when the oldest free one is due."""
+    """Return how many are in flight, and the seconds since when the oldest free one is due.
+
+    As far as the heads of the first `LANES` lanes tell.
+    """
     lane = _lanes().c.subscription_id
     some = select(lane).where(lane.is_not(None)).limit(LANES).cte("some")
     lanes = connection.execute(select(func.count()).select_from(some)).scalar_one()

@@ -102,7 +102,7 @@ def test_a_long_queue(db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
 
     found, held = backlog.look(db)
 
-    assert (found.in_flight, found.oldest_due) == (Count(5), 240)
+    assert (found.in_flight, found.oldest_due) == (Count(5, exact=False), 240)
     for count, true in ((found.due, 4_000), (found.waiting, 2_000), (found.held["paused"], 2_000)):
         assert not count.exact
         assert true / 3 < count.number < true * 3
