@@ -72,7 +72,7 @@ def reads(connection: Connection) -> dict[str, int]:
 
 def test_what_looking_reads(big: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """No big table is read as a whole: some pages of the queues, the last minutes of the log."""
-    monkeypatch.setattr(backlog, "PAGES", 100)
+    monkeypatch.setattr(backlog, "PAGES", 60)
     monkeypatch.setattr(backlog, "EVENT_PAGES", 50)
     monkeypatch.setattr(backlog, "HEADS", 500)
 
