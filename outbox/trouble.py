@@ -149,11 +149,19 @@ def _last_attempt(worst: FromClause) -> FromClause:
     likely = union_all(
         *(each.limit(LOOKED_AT).correlate(worst) for each in (just_now, last_due, newest))
     ).subquery("likely")
+    columns = attempt.c
+    each = (  # its LIMIT leaves the planner no other way than the primary key
+        select(columns.status, columns.error_class, columns.error, columns.recorded_at)
+        .where(columns.delivery_id == likely.c.delivery_id, columns.outcome != "cancelled")
+        .order_by(columns.attempt.desc(), columns.recorded_at.desc())
+        .limit(1)
+        .lateral("each")
+    )
     return (
-        select(attempt.c.status, attempt.c.error_class, attempt.c.error)
-        .join(likely, attempt.c.delivery_id == likely.c.delivery_id)
-        .where(attempt.c.outcome != "cancelled")
-        .order_by(attempt.c.recorded_at.desc(), attempt.c.attempt.desc())
+        select(each.c.status, each.c.error_class, each.c.error)
+        .select_from(likely)
+        .join(each, true())
+        .order_by(each.c.recorded_at.desc())
         .limit(1)
         .lateral("last")
     )
