@@ -26,12 +26,18 @@ class Keys:
             tty.setcbreak(self._file)
 
     def read(self, timeout: float) -> str | None:
-        """Return the key that was pressed within `timeout` seconds, None if none was."""
+        """Return the key that was pressed within `timeout` seconds, None if none was.
+
+        The end of input is a `q`.
+        """
         if self._file is None:
             time.sleep(timeout)
             return None
         ready, _, _ = select.select([self._file], [], [], timeout)
-        return os.read(self._file, 1).decode(errors="replace") if ready else None
+        if not ready:
+            return None
+        key = os.read(self._file, 1).decode(errors="replace")
+        return key or "q"  # the terminal is gone
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
