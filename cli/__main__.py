@@ -9,7 +9,18 @@ import click
 
 from outbox import __version__
 
-from . import deliveries, demo, events, grant, retention, schema, secrets, subscriptions
+from . import (
+    deliveries,
+    demo,
+    doctor,
+    events,
+    grant,
+    retention,
+    schema,
+    secrets,
+    status,
+    subscriptions,
+)
 from .options import database_option
 from .program import Program
 from .session import VARIABLE
@@ -33,7 +44,14 @@ def outbox() -> None:
 
 for noun in (subscriptions, events, deliveries, secrets, retention, schema):
     outbox.add_command(noun.commands)
-for verb in (retention.prune, grant.grant, grant.revoke, demo.demo):
+for verb in (
+    status.command,
+    doctor.command,
+    retention.prune,
+    grant.grant,
+    grant.revoke,
+    demo.demo,
+):
     outbox.add_command(verb)
 
 

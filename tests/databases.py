@@ -38,6 +38,7 @@ fsync = off
 full_page_writes = off
 synchronous_commit = off
 max_connections = 200
+max_prepared_transactions = 2
 """
 
 
