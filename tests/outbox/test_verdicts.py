@@ -169,7 +169,8 @@ def test_a_body_that_was_changed(change: Any, expected: str) -> None:
     [
         (BODY + b"\n", "the body with a line break at its end: something took it away"),
         (b"", "an empty body: it was signed without its body"),
-        (json.dumps(json.loads(BODY)).encode(), f"the JSON with spaces and \\u escapes: {REWRITTEN}"),
+        (json.dumps(json.loads(BODY)).encode(),
+         f"the JSON with spaces and \\u escapes: {REWRITTEN}"),
         (json.dumps(json.loads(BODY), indent=2, ensure_ascii=False).encode(),
          f"the JSON indented by two: {REWRITTEN}"),
     ],
