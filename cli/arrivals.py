@@ -1,7 +1,7 @@
 """What a receiver to develop against knows of a request: as it arrived, and what came of it.
 
-Header names keep their case and their order. Names and values are read as Latin-1, so
-that every byte stays what it was.
+Header names keep their case and their order. All but the body is read as Latin-1, so that
+every byte stays what it was.
 """
 
 from __future__ import annotations

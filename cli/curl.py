@@ -31,7 +31,7 @@ def curl(method: str, url: str, headers: Headers, body: bytes) -> str:
     given = [(name, value) for name, value in headers if name.lower() not in CONNECTION]
     names = {name.lower() for name, _ in given}
     lines = [f"curl {_method(method)} {_target(url)}"]
-    lines += [f"-H {_quoted(_line(name, value), 'latin-1')}" for name, value in given]
+    lines += [f"-H {_quoted(_line(name, value))}" for name, value in given]
     lines += [f"-H {name.title()}:" for name in _OWN if name not in names and _is_sent(name, body)]
     lines += [_data(body)] if body else []
     command = " \\\n  ".join(lines)
@@ -69,10 +69,10 @@ def _data(body: bytes) -> str:
     return f"--data-raw {shlex.quote(text) if plain else _escaped(body)}"
 
 
-def _quoted(text: str, encoding: str = "utf-8") -> str:
-    if text.isprintable() and (text.isascii() or encoding == "utf-8"):
-        return shlex.quote(text)
-    return _escaped(text.encode(encoding, "surrogateescape"))
+def _quoted(text: str) -> str:
+    """All but the body is bytes read as Latin-1."""
+    plain = text.isascii() and text.isprintable()
+    return shlex.quote(text) if plain else _escaped(text.encode("latin-1"))
 
 
 def _escaped(raw: bytes) -> str:

@@ -38,7 +38,7 @@ class Forward:
         """Pass a request on; return the answer, or a 502 whose note says why there is none."""
         extensions: dict[str, Any] = {"timeout": httpx.Timeout(TIMEOUT).as_dict()}
         if target_url(self.url, request.path) != self.url:  # httpx would tidy the path
-            extensions["target"] = request.path.encode("utf-8", "surrogateescape")
+            extensions["target"] = request.path.encode("latin-1")
         headers = passed_on(request.headers)
         outgoing = httpx.Request(
             request.method, self.url, headers=_raw(headers), content=request.body,

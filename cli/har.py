@@ -108,8 +108,8 @@ def _request(entry: dict[str, Any]) -> Request:
     at = datetime.fromisoformat(entry["startedDateTime"])
     version = _text(found.get("httpVersion", "")).removeprefix("HTTP/") or "1.1"
     return Request(
-        at if at.tzinfo else at.replace(tzinfo=UTC), _text(found["method"]),
-        _path(_text(found["url"])), headers, _body(found.get("postData") or {}), version,
+        at if at.tzinfo else at.replace(tzinfo=UTC), _bytes(found["method"]),
+        _path(_bytes(found["url"])), headers, _body(found.get("postData") or {}), version,
     )  # fmt: skip
 
 

@@ -149,8 +149,9 @@ def _request(incoming: web.BaseRequest, body: bytes, flaw: Flaw | None) -> Reque
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in incoming.raw_headers
     )
     version = f"{incoming.version.major}.{incoming.version.minor}"
+    path = incoming.raw_path.encode("utf-8", "surrogateescape").decode("latin-1")
     return Request(
-        _now(), incoming.method, incoming.raw_path, headers, body, version,
+        _now(), incoming.method, path, headers, body, version,
         incoming.remote or "", flaw,
     )  # fmt: skip
 

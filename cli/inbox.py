@@ -76,10 +76,10 @@ class Inbox:
         """Store a request that was answered; the oldest go when there is no room."""
         self._remember(arrival)
         self._kept[arrival.number] = arrival
-        self._size += len(arrival.request.body)
+        self._size += _size(arrival)
         while len(self._kept) > self._most or (self._size > self._room and len(self._kept) > 1):
             _, oldest = self._kept.popitem(last=False)
-            self._size -= len(oldest.request.body)
+            self._size -= _size(oldest)
 
     def arrivals(self) -> list[Arrival]:
         """Return those that are kept, oldest first."""
@@ -115,3 +115,7 @@ class Inbox:
             seen.answered = status
             if seen.accepted is None and 200 <= status < 300:
                 seen.accepted = arrival.number
+
+
+def _size(arrival: Arrival) -> int:
+    return len(arrival.request.body) + len(arrival.reply.body)

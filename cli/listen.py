@@ -119,8 +119,6 @@ async def _listen(
     options: Options, inbox: Inbox, target: str | None, view: View, rng: Random,
     where: tuple[str, int], before: list[tuple[Request, int]],
 ) -> None:  # fmt: skip
-    if options.har is not None:
-        save(options.har, inbox, "")  # before anything comes: a wrong path is told at once
     async with AsyncExitStack() as stack:
         transport = await stack.enter_async_context(httpx.AsyncHTTPTransport(trust_env=False))
         forward = None if target is None else Forward(target, transport)
@@ -129,6 +127,7 @@ async def _listen(
         session.origin = _origin(where[0], port)
         session.load(before)
         if options.har is not None:
+            save(options.har, inbox, session.origin)  # a wrong path is told at once
             saved = kept_up_to_date(options.har, inbox, session.origin, session.fail)
             await stack.enter_async_context(saved)
         stack.enter_context(stopped_by_signals(session))

@@ -74,6 +74,8 @@ async def answer(
         return _text(404, f"no request {one[1]} is kept")
     if one[2] == "/resend":
         again = await resend(found)
+        if forward is None:
+            return _text(again.status, str(again.note))
         return _json({"number": found.number, "answer": again.status, "note": again.note})
     if one[2] == ".curl":
         return _text(200, as_curl(found, origin, forward))

@@ -96,15 +96,14 @@ class Session:
         if isinstance(what, Exception):
             self.fail(what)
         elif self._taken != self._options.limit:
-            place, status = self._inbox.arrive(what), what.flaw.status if what.flaw else 400
-            self._list(
-                Arrival(place.number, what, place.repeats, Verdict(UNCHECKED), Reply(status))
-            )
+            self._taken += 1
+            self._list(self._arrival(what, self._inbox.arrive(what), Reply(400)))
+            self._end_of_one()
 
     async def resend(self, found: Arrival) -> Reply:
-        """Send a request to the forward target again."""
+        """Send a request to the forward target again, if there is one."""
         if self._forward is None:
-            return Reply(409, note="there is no forward target; give --forward")
+            return Reply(409, note="there is nowhere to send it; give --forward")
         reply = await self._forward.send(found.request)
         self._news.put_nowait(f"Sent {found.number} again: {reply.note}.")
         return reply

@@ -43,6 +43,7 @@ def test_odd_requests() -> None:
     assert arguments(curl("HEAD", URL, (), b""))[0] == b"--head"
     odd = arguments(curl("GET", f"{URL}/../[1]", (), b""))
     assert odd[2:5] == [b"--path-as-is", b"--globoff", f"{URL}/../[1]".encode()]
+    assert arguments(curl("GET", f"{URL}/\xe9", (), b""))[2] == f"{URL}/".encode() + b"\xe9"
     assert arguments(curl("GET", URL, (("X-A", "\xe9\x1b"),), b""))[4] == b"X-A: \xe9\x1b"
 
 

@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from outbox.cli.answers import Answers
+from outbox.cli.arrivals import not_http
 from outbox.cli.forward import Forward
 from outbox.cli.har import read_har
 from outbox.cli.inbox import Inbox
@@ -126,6 +127,22 @@ def test_the_last_request() -> None:
 
     assert [reply.status for reply in replies] == [200, 200, 503]
     assert (said, inbox.count) == (["1 unsigned 200", "2 unsigned 200"], 2)
+
+
+def test_what_is_no_http_counts() -> None:
+    """It is in the list like the others, and may be the last one; a mistake of ours ends all."""
+    shown = Shown()
+
+    async def run(what: Request | Exception) -> None:
+        rng = Random(1)  # noqa: S311 - of a test
+        made = Session(Options(NOTHING, limit=1), Inbox(), None, shown, rng)
+        made.broken(what)
+        await asyncio.wait_for(made.run(), 10)
+
+    asyncio.run(run(request(flaw=not_http("nonsense"))))
+    assert shown.said == ["1 unchecked 400"]
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(run(ZeroDivisionError()))
 
 
 def test_forwarded() -> None:
@@ -234,7 +251,7 @@ def test_wrong_use(bare_cli: Cli, options: tuple[str, ...], message: str) -> Non
 
 def test_a_file_that_cannot_be_written(bare_cli: Cli) -> None:
     """It is told at once, not when the requests are there to be saved."""
-    result = bare_cli("listen", "--har", "/no/such/a.har")
+    result = bare_cli("listen", "--port", "0", "--har", "/no/such/a.har")
 
     assert result.exit_code == 1
     assert result.stderr == (
@@ -321,6 +338,7 @@ def test_forwarding_to_another() -> None:
     assert rows[0]["headers"]["host"] == target.removeprefix("http://")
 
 
+@pytest.mark.slow
 @pytest.mark.system
 def test_a_reader_that_went_away() -> None:
     """A pipe that nobody reads ends it quietly."""

@@ -14,7 +14,7 @@ from outbox.cli.listen_control import answer, is_asked
 
 from .arrivals import arrival, request
 
-ORIGIN = "http://127.0.0.1:8000"
+ORIGIN, THERE = "http://127.0.0.1:8000", "http://localhost:3000/in"
 
 
 def asked(path: str, method: str = "GET", **values: Any) -> Request:
@@ -22,13 +22,13 @@ def asked(path: str, method: str = "GET", **values: Any) -> Request:
     return request(path, method=method, **values)
 
 
-def answered(path: str, method: str = "GET", *, forward: str | None = None) -> Reply:
+def answered(path: str, method: str = "GET", *, forward: str | None = THERE) -> Reply:
     """The answer of a receiver that has one request, number 3."""
     box = Inbox()
     box.keep(arrival(number=3))
 
     async def resend(found: Arrival) -> Reply:
-        return Reply(204, note=f"sent {found.number}")
+        return Reply(204 if forward else 409, note=f"sent {found.number}")
 
     return asyncio.run(answer(asked(path, method), box, ORIGIN, forward, resend))
 
@@ -71,9 +71,11 @@ def test_requests() -> None:
 
 def test_curl() -> None:
     """As a command that goes to the forward target, or to where it was received."""
-    assert answered("/-/requests/3.curl").body.startswith(f"curl -X POST {ORIGIN}/hooks".encode())
-    there = answered("/-/requests/3.curl", forward="http://localhost:3000/in")
-    assert there.body.startswith(b"curl -X POST http://localhost:3000/in \\\n")
+    here = answered("/-/requests/3.curl", forward=None)
+    there = answered("/-/requests/3.curl")
+
+    assert here.body.startswith(f"curl -X POST {ORIGIN}/hooks \\\n".encode())
+    assert there.body.startswith(f"curl -X POST {THERE} \\\n".encode())
 
 
 def test_resend() -> None:
@@ -81,6 +83,7 @@ def test_resend() -> None:
     assert json.loads(answered("/-/requests/3/resend", "POST").body) == {
         "number": 3, "answer": 204, "note": "sent 3",
     }  # fmt: skip
+    assert answered("/-/requests/3/resend", "POST", forward=None).status == 409
     assert answered("/-/requests/3/resend").status == 405
     assert answered("/-/requests/3", "POST").status == 405
 
