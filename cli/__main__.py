@@ -15,6 +15,7 @@ from . import (
     doctor,
     events,
     grant,
+    listen,
     retention,
     schema,
     secrets,
@@ -50,6 +51,7 @@ for verb in (
     retention.prune,
     grant.grant,
     grant.revoke,
+    listen.listen,
     demo.demo,
 ):
     outbox.add_command(verb)

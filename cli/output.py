@@ -130,6 +130,22 @@ def asked_secret(name: str) -> str:
     return str(click.prompt(name, hide_input=True, err=True))
 
 
+class Feed:
+    """Lines that come one after the other for as long as the program runs."""
+
+    def __init__(self) -> None:
+        self._console = _console()
+
+    @property
+    def room(self) -> int | None:
+        """How many cells the terminal is wide now, None if there is none."""
+        return self._console.width if self._console.is_terminal else None
+
+    def show(self, lines: Iterable[Text]) -> None:
+        """Print lines that are laid out for the room there is."""
+        _print(self._console, lines)
+
+
 class Progress:
     """What is going on: redrawn in place on a terminal, elsewhere a line each second."""
 
