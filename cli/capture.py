@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from outbox.captures import Capture
 
 _COLUMNS = (
-    "id", "state", "table_name", "type", "operations", "tenant_from", "subject_from",
-    "type_from", "moved_to", "missing", "unknown", "unseen",
+    "id", "state", "table_name", "type", "moved_to", "missing", "unknown", "unseen", "operations",
+    "tenant_from", "subject_from", "type_from",
 )  # fmt: skip
 
 

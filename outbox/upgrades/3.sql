@@ -149,7 +149,8 @@ CREATE FUNCTION outbox.event_type_of(value text, fallback text) RETURNS text
     END;
 
 -- A row as JSON that an event can hold, for rows that are too large or hold what jsonb
--- cannot read (NUL, lone surrogates, endless nesting): JSON like that becomes a string.
+-- cannot read (NUL, lone surrogates) or what is nested deeper than the 64 levels that emit
+-- allows: JSON like that becomes a string.
 -- For a value that is longer than `longest` stands a mark, by which it can be compared.
 -- Columns that the table does not have are left out.
 CREATE FUNCTION outbox.careful_row(
@@ -158,6 +159,7 @@ CREATE FUNCTION outbox.careful_row(
 DECLARE
     name    text;
     value   text;
+    good    boolean;
     members text[] := '{}';
 BEGIN
     FOR name IN
@@ -169,10 +171,11 @@ BEGIN
             EXECUTE format('SELECT coalesce(to_json($1.%I)::text, ''null'')', name)
                 INTO value USING host_row;
             BEGIN
-                PERFORM (repeat('[', 100) || value || repeat(']', 100))::jsonb;
+                good := NOT jsonb_path_exists(value::jsonb, '$.**{62}');
             EXCEPTION WHEN OTHERS THEN
-                value := to_json(value)::text;
+                good := false;
             END;
+            value := CASE WHEN good THEN value ELSE to_json(value)::text END;
             IF octet_length(value) > longest THEN
                 value := json_build_object('outbox:omitted', hashtextextended(value, 0));
             END IF;
@@ -240,12 +243,12 @@ CREATE FUNCTION outbox.capture_change() RETURNS trigger
     SET bytea_output = 'hex' SET extra_float_digits = 1 AS $$
 DECLARE
     room    CONSTANT integer := 262144;  -- bytes for both rows, as much as emit allows
-    type    text := TG_ARGV[1];
-    subject text := TG_ARGV[1];
+    columns text[] := TG_ARGV[2];
+    type    text   := TG_ARGV[1];
+    subject text   := TG_ARGV[1];
     new_row json;
     old_row json;
-    about   json;
-    tried   text;
+    about   jsonb;                       -- the row that tenant, subject and type come from
     fits    boolean;
     longest integer;
     data    text;
@@ -257,24 +260,30 @@ BEGIN
     END IF;
 
     BEGIN
-        BEGIN
-            IF TG_ARGV[7] <> '' AND TG_OP <> 'DELETE' THEN
-                EXECUTE TG_ARGV[7] INTO new_row USING NEW;
-            END IF;
-            IF TG_ARGV[7] <> '' AND TG_OP <> 'INSERT' THEN
-                EXECUTE TG_ARGV[7] INTO old_row USING OLD;
-            END IF;
-        EXCEPTION WHEN undefined_column THEN  -- renamed or dropped since
-            new_row := NULL;
-            old_row := NULL;
-        END;
+        IF TG_ARGV[7] <> '' THEN
+            BEGIN
+                IF TG_OP <> 'DELETE' THEN
+                    EXECUTE TG_ARGV[7] INTO new_row USING NEW;
+                END IF;
+                IF TG_OP <> 'INSERT' THEN
+                    EXECUTE TG_ARGV[7] INTO old_row USING OLD;
+                END IF;
+            EXCEPTION WHEN undefined_column THEN  -- renamed or dropped since
+                new_row := NULL;
+                old_row := NULL;
+            END;
+        END IF;
         IF new_row IS NULL AND old_row IS NULL THEN
             new_row := row_to_json(NEW);
             old_row := row_to_json(OLD);
         END IF;
-        -- A hundred levels deeper than it will be, so that no stack is too small for it later.
-        tried := concat(repeat('[', 100), coalesce(new_row, '0'), ',', coalesce(old_row, '0'), repeat(']', 100));
-        fits := octet_length(tried) <= room AND tried::jsonb IS NOT NULL;
+        IF new_row::text = old_row::text THEN
+            RETURN NULL;
+        END IF;
+        about := coalesce(new_row, old_row)::jsonb;
+        fits := octet_length(concat(new_row, old_row)) <= room
+            AND NOT jsonb_path_exists(about, '$.**{63}')
+            AND (TG_OP <> 'UPDATE' OR NOT jsonb_path_exists(old_row::jsonb, '$.**{63}'));
     EXCEPTION WHEN OTHERS THEN
         fits := false;
     END;
@@ -284,13 +293,19 @@ BEGIN
             old_row := CASE WHEN TG_OP <> 'INSERT' THEN outbox.careful_row(OLD, TG_RELID, TG_ARGV[6]::text[], longest) END;
             EXIT WHEN octet_length(concat(new_row, old_row)) <= room;
         END LOOP;
+        about := coalesce(new_row, old_row)::jsonb;
     END IF;
 
-    data := outbox.change_data(new_row, old_row, TG_ARGV[2]::text[], TG_ARGV[5] <> '');
+    IF fits AND TG_OP = 'INSERT' AND TG_ARGV[5] = '' AND about - columns = '{}' THEN
+        data := '{"new":' || new_row || '}';
+    ELSIF fits AND TG_OP = 'DELETE' AND about - columns = '{}' THEN
+        data := '{"old":' || old_row || '}';
+    ELSE
+        data := outbox.change_data(new_row, old_row, columns, TG_ARGV[5] <> '');
+    END IF;
     IF data IS NULL THEN
         RETURN NULL;
     END IF;
-    about := coalesce(new_row, old_row);
     FOREACH part IN ARRAY TG_ARGV[4]::text[] LOOP
         subject := subject || '/' || (about ->> part);
     END LOOP;

@@ -80,10 +80,10 @@ def test_a_person_sees_what_became_of_the_tables(cli: Cli, people: Database) -> 
     )
 
     assert cli.out("capture", "list") == (
-        "ID                                    STATE   TABLE NAME     TYPE  OPERATIONS"
-        "  SUBJECT FROM  MOVED TO       MISSING  UNKNOWN\n"
-        f"{id}  active  public.people  user  insert    "
-        "  id            public.pupils  org      code\n"
+        "ID                                    STATE   TABLE NAME     TYPE"
+        "  MOVED TO       MISSING  UNKNOWN  OPERATIONS  SUBJECT FROM\n"
+        f"{id}  active  public.people  user"
+        "  public.pupils  org      code     insert      id\n"
     )
 
 
