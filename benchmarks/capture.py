@@ -201,10 +201,10 @@ def main(rows: int, statements: int, rounds: int, database_url: str | None) -> N
     click.echo(HEAD)
     with server(database_url) as base:
         around = surroundings(base)
-        runs = [
-            run for _ in range(rounds) for size in sizes for way in WAYS
-            for run in measure(base, way, size)
-        ]  # fmt: skip
+        runs = []
+        for number in range(1, rounds + 1):
+            click.echo(f"round {number} of {rounds}", err=True)
+            runs += [run for size in sizes for way in WAYS for run in measure(base, way, size)]
     middle = medians(runs)
     for run in middle:
         show(run)

@@ -95,9 +95,10 @@ def add(table: str, exclude: list[str] | None, as_json: bool, **wanted: Any) -> 
     hold becomes -.
 
     Values are as PostgreSQL's to_json writes them, times in UTC. Of rows over 256 KiB the
-    long values are left out, and omitted names their columns. JSON that jsonb cannot hold,
-    such as \\u0000, becomes a string. A row that moves to another partition is deleted and
-    created. Columns that come later are not told of until the capture is replaced.
+    long values are left out, and omitted names their columns. JSON deeper than 64 levels,
+    or that jsonb cannot hold (\\u0000), becomes a string. A row that moves to another
+    partition is deleted and created. Columns that come later are not told of until the
+    capture is replaced.
 
     \b
     Example:

@@ -148,11 +148,10 @@ CREATE FUNCTION outbox.event_type_of(value text, fallback text) RETURNS text
             './:-'), 128), './:-'), ''), fallback)
     END;
 
--- A row as JSON that an event can hold, for rows that are too large or hold what jsonb
--- cannot read (NUL, lone surrogates) or what is nested deeper than the 64 levels that emit
--- allows: JSON like that becomes a string.
--- For a value that is longer than `longest` stands a mark, by which it can be compared.
--- Columns that the table does not have are left out.
+-- A row as JSON that an event can hold, for rows that are too large, or hold JSON that is
+-- nested deeper than the 64 levels that emit allows, or that jsonb cannot read (NUL, lone
+-- surrogates): such JSON becomes a string. For a value that is longer than `longest` stands
+-- a mark, by which it can be compared. Columns that the table does not have are left out.
 CREATE FUNCTION outbox.careful_row(
         host_row record, host_table oid, wanted text[], longest integer) RETURNS json
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -229,11 +228,19 @@ END
 $$;
 
 -- Writes the event of a change, in the transaction of the change. Whatever the host does
--- to its table and puts there, its statement must not fail because of this. For each row
--- and before all other triggers, so that events come in the order of the changes, also
--- when a trigger of the host changes the row once more. SECURITY DEFINER with its own
--- search_path, so that the host needs no privilege; the other settings make a value look
--- the same in every session.
+-- to its table and puts there, its statement must not fail because of this.
+--
+-- For each row and before all other triggers (their order is that of their names), so that
+-- the events of a row come in the order of its changes, also when a trigger of the host
+-- changes it once more. A trigger for each statement would come too late for that, and
+-- would not see what is written to a partition directly. Only where a trigger of the host
+-- changes other rows of the statement that it belongs to, theirs may come the other way
+-- round.
+--
+-- SECURITY DEFINER with its own search_path, so that the host needs no privilege; the
+-- other settings make a value look the same in every session. If the host has made a cast
+-- to json for a type of its own, to_json runs it, with the rights of the owner of this
+-- schema: capture the tables of those whom you trust with them.
 --
 -- Arguments: source, type, columns, tenant_from, subject_from, type_from, all of these
 -- columns together, and a query that reads them from a row; '' if that is the whole row.
