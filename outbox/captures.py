@@ -109,11 +109,11 @@ def add(
     """Turn the changes of `table` into events from now on; return the capture.
 
     `table` is written as in SQL. All columns are captured, or only `columns`, or all but
-    `exclude`. `operations` are some of OPERATIONS, by default all of them. `tenant_from`
-    is the column that makes the event's tenant; `subject_from` are those of its subject
-    (`user/42`), by default the primary key. `type_from` is the column that makes the type
-    of a table that is only inserted into; `type` is then taken where that is empty.
-    `replace` ends a capture of the same table and type in the same moment.
+    `exclude`. `operations` are some of insert, update, delete and truncate, by default all.
+    `tenant_from` is the column that makes the event's tenant; `subject_from` are those of
+    its subject (`user/42`), by default the primary key. `type_from` is the column that makes
+    the type, of a table that is only inserted into; where that is empty, `type` is taken.
+    `replace` ends a capture of the same table and type in the same transaction.
 
     The table is locked against writers (SHARE ROW EXCLUSIVE) until the transaction ends.
     Raises InvalidInput, and WrongState if others hold the table for longer than a second.
@@ -176,7 +176,10 @@ def _oid(connection: Connection, table: str) -> int:
         with connection.begin_nested():
             oid: int | None = connection.execute(query).scalar_one()
     except DBAPIError as error:
-        raise InvalidInput("table", f"is no name: {told(error)[1]}") from error
+        code, message = told(error)
+        if code in _NO_NAME:
+            raise InvalidInput("table", f"is no name: {message}") from error
+        raise
     if oid is None:
         rule = "; capitals and odd characters want quotes, as in SQL"
         raise InvalidInput("table", f"there is none of the name {table}{rule}")
@@ -227,6 +230,7 @@ def _change_triggers(
 
 
 _ADDING = "outbox.captures.add"  # one at a time: nobody captures the same beside us
+_NO_NAME = {"42601", "42602", "0A000", "42501"}  # the last: its schema may not be looked into
 _LOCK_NOT_AVAILABLE, _INSUFFICIENT_PRIVILEGE = "55P03", "42501"
 
 

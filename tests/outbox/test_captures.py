@@ -202,7 +202,10 @@ CREATE TABLE host.empty ()
     [
         ("host.nope", {}, "table: there is none of the name host.nope;"),
         ("Users", {}, "table: there is none of the name Users;"),
-        ("a.b.c.d", {}, "table: "),
+        ("a.b.c.d", {}, "table: is no name: "),
+        ("a.b.c", {}, "table: is no name: "),
+        ("a..b", {}, "table: "),
+        ('"a', {}, "table: "),
         ("", {}, "table: must have 1 to 1,024 characters"),
         ("x\ny", {}, "table: contains a control character"),
         ("host.v", {}, "table: host.v is a view; only a table can be captured"),
@@ -318,7 +321,7 @@ def test_every_driver(shop: Database, driver: str) -> None:
     """Captures can be managed on every driver; a name that is none is told from an outage."""
     with engine_at(shop.url, driver).begin() as connection:
         capture: Capture = add(connection, "shop", "shop", exclude=["n"])
-        with pytest.raises(InvalidInput, match="table: "):
+        with pytest.raises(InvalidInput, match="table: is no name"):
             add(connection, "a.b.c.d", "x")
         assert [each.id for each in captures.list_captures(connection)] == [capture.id]
         removed: UUID = captures.remove(connection, capture.id, by=BY).id
