@@ -95,6 +95,26 @@ def test_large_rows(db: Connection, options: dict[str, Any]) -> None:
     ]
 
 
+def test_a_cast_that_fails(db: Connection) -> None:
+    """A value that the host's own cast to json refuses is left out."""
+    run(
+        db,
+        "CREATE TYPE public.odd AS ENUM ('x', 'y')",
+        "CREATE FUNCTION public.fail(odd) RETURNS json LANGUAGE plpgsql"
+        " AS 'BEGIN RAISE EXCEPTION $e$no$e$; END'",
+        "CREATE CAST (odd AS json) WITH FUNCTION public.fail(odd)",
+        "CREATE TABLE public.t (id int, value odd)",
+    )
+    add(db, "t", "t")
+    run(db, "INSERT INTO public.t VALUES (1, 'x')", "UPDATE public.t SET value = 'y'")
+    left = {"omitted": ["value"]}
+
+    assert data(db) == [
+        {"new": {"id": 1}, **left},
+        {"new": {"id": 1}, "old": {"id": 1}, "changed": ["value"], **left},
+    ]
+
+
 def test_many_columns(db: Connection) -> None:
     """Of a row with very many values the event stays within bounds."""
     columns = ", ".join(f"c{n} text DEFAULT repeat('x', 2000)" for n in range(400))
