@@ -10,6 +10,7 @@ import click
 from outbox import __version__
 
 from . import (
+    capture,
     deliveries,
     demo,
     doctor,
@@ -43,7 +44,7 @@ def outbox() -> None:
     """
 
 
-for noun in (subscriptions, events, deliveries, secrets, retention, schema):
+for noun in (subscriptions, events, deliveries, capture, secrets, retention, schema):
     outbox.add_command(noun.commands)
 for verb in (
     status.command,

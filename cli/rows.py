@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .documents import Json
 
 if TYPE_CHECKING:
+    from outbox.captures import Capture
     from outbox.deliveries import Attempt, Delivery
     from outbox.events import StoredEvent
     from outbox.health import Failing
@@ -64,6 +65,12 @@ def attempt_row(found: Attempt) -> Row:
     """An attempt, with what was kept of the response's body as text."""
     body = None if found.response_body is None else found.response_body.decode(errors="replace")
     return row(found) | {"response_body": body}
+
+
+def capture_row(found: Capture) -> Row:
+    """A capture; what there is nothing to say about is None, so that tables leave it out."""
+    shown = row(found)
+    return shown | {name: shown[name] or None for name in ("missing", "unknown", "unseen")}
 
 
 def phases(attempt: Row) -> str | None:

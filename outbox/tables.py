@@ -23,7 +23,7 @@ from sqlalchemy import (
     Uuid,
     cast,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, OID
 from sqlalchemy.types import UserDefinedType
 
 metadata = MetaData(schema="outbox")
@@ -283,4 +283,34 @@ erasure = Table(
     Column("actor", Text),
     Column("command", Text),
     Column("erased_at", Moment),
+)
+
+capture = Table(
+    "capture",
+    metadata,
+    Column("id", Uuid),
+    Column("table_name", Text),
+    Column("type", Text),
+    Column("operations", ARRAY(Text)),
+    Column("columns", ARRAY(Text)),
+    Column("excluded", ARRAY(Text)),
+    Column("tenant_from", Text),
+    Column("subject_from", ARRAY(Text)),
+    Column("type_from", Text),
+    Column("actor", Text),
+    Column("command", Text),
+    Column("created_at", Moment),
+    Column("removed_at", Moment),
+    Column("removed_by", Text),
+)
+
+capture_state = Table(
+    "capture_state",
+    metadata,
+    Column("id", Uuid),
+    Column("state", Text),
+    Column("host_table", OID),
+    Column("table_now", Text),
+    Column("columns_now", ARRAY(Text)),
+    Column("children_now", ARRAY(Text)),
 )

@@ -23,7 +23,7 @@ SAID = {
         "cannot execute INSERT in a read-only transaction; "
         "is it a standby? give the url of the primary",
     psycopg.errors.InsufficientPrivilege("permission denied for table event"):
-        "permission denied for table event; the role of the database url lacks the right",
+        "permission denied for table event; the role lacks the right; see `outbox grant`",
 }  # fmt: skip
 
 
