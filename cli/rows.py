@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
+
+from outbox.headers import sounds_secret
 
 from .documents import Json
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
     Row = dict[str, Any]
 
-_CREDENTIAL = re.compile(
-    "auth|cookie|credential|key|password|secret|signature|token", re.IGNORECASE
-)
 _PHASES = ("dns", "connect", "tls", "first_byte", "body")
 _HIDDEN = "[secure]"
 _DELIVERY = {"attempts": "attempt"}  # in the words of delivery_queue
@@ -28,8 +26,7 @@ _DELIVERY = {"attempts": "attempt"}  # in the words of delivery_queue
 def subscription_row(found: Subscription) -> Row:
     """A subscription; the values of headers that look like credentials are hidden."""
     headers = {
-        name: _HIDDEN if _CREDENTIAL.search(name) else value
-        for name, value in found.headers.items()
+        name: _HIDDEN if sounds_secret(name) else value for name, value in found.headers.items()
     }
     return row(found) | {"headers": headers}
 
@@ -41,7 +38,7 @@ def failing_row(found: Failing | None) -> Row:
 
 def request_row(made: Outgoing, found: Subscription) -> Row:
     """A request; what the subscription itself put into it is hidden as in `subscription_row`."""
-    hidden = {name.lower() for name in found.headers if _CREDENTIAL.search(name)}
+    hidden = {name.lower() for name in found.headers if sounds_secret(name)}
     named = [(name.decode(), value.decode()) for name, value in made.headers]
     headers = {name: _HIDDEN if name in hidden else value for name, value in named}
     return {
