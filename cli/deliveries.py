@@ -10,6 +10,7 @@ import click
 from outbox import deliveries
 
 from . import output
+from .delivery_options import filter_of, filter_options
 from .listing import TABLE, list_options, paged, shape_of
 from .options import database_option, id_argument, json_option
 from .rows import attempt_row, delivery_row, phases
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
     from .rows import Row
 
-_COLUMNS = ("id", "state", "attempt", "status", "type", "due_at", "url", "held", "error")
+_COLUMNS = (
+    "id", "state", "attempt", "status", "type", "tenant", "subject", "made_at", "due_at", "url",
+    "held", "error",
+)  # fmt: skip
 _ATTEMPT_COLUMNS = (
     "attempt", "outcome", "status", "started_at", "duration_ms", "phases", "due_at", "error",
 )  # fmt: skip
@@ -40,26 +44,21 @@ def commands() -> None:
 
 
 @commands.command("list")
-@click.option("--event", "event_id", type=click.UUID, metavar="ID", help="Only of this event.")
-@click.option(
-    "--subscription", "subscription_id", type=click.UUID, metavar="ID",
-    help="Only to this subscription.",
-)  # fmt: skip
-@click.option("--state", type=click.Choice(deliveries.STATES), help="Only in this state.")
+@filter_options
 @list_options
 @database_option()
-def list_(limit: int | None, before: UUID | None, **wanted: Any) -> None:
+def list_(limit: int | None, before: UUID | None, **options: Any) -> None:
     """List deliveries, newest first.
 
     \b
     Example:
-      outbox deliveries list --state pending --limit 10
+      outbox deliveries list --state dead --status 5xx --since 24h
     """
-    shape = shape_of(wanted)
+    shape, wanted = shape_of(options), filter_of(options)
     with transaction() as connection:
 
         def fetch(before: UUID | None, limit: int) -> list[Delivery]:
-            return deliveries.list_deliveries(connection, before=before, limit=limit, **wanted)
+            return deliveries.list_deliveries(connection, wanted, before=before, limit=limit)
 
         found = paged(fetch, shape, limit=limit, before=before)
         output.many(map(delivery_row, found), _COLUMNS, shape)

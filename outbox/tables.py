@@ -21,12 +21,14 @@ from sqlalchemy import (
     Text,
     Uuid,
     cast,
+    literal_column,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import UserDefinedType
 
 metadata = MetaData(schema="outbox")
 Moment = DateTime(timezone=True)
+INFINITY = literal_column("'infinity'::timestamptz", Moment)  # due when somebody says so
 
 
 class JsonText(UserDefinedType[str]):

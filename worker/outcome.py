@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 
 Outcome = Literal["delivered", "retry", "dead"]
 
-ERROR_CLASSES = (
-    "dns", "connect", "tls", "timeout", "reset", "stale", "protocol", "blocked", "truncated",
-    "internal",
-)  # fmt: skip
 OVERLOADED = frozenset({429, 502, 503, 504})
 OWN_FAULT_DELAY = 5.0
 MAX_OWN_FAULTS = 10  # attempts lost with their worker, after which a delivery is dead
@@ -50,8 +46,8 @@ class Reply:
 
     `status` is None when no answer was read. `headers` have lower-case names; of a 2xx
     only those that name the request at the receiver are there. `body` is cut at the cap.
-    `error_class` is None or one of `ERROR_CLASSES`; `error` is a sentence about it that holds
-    no secret and no query string.
+    `error_class` is None or one of `delivery_filter.ERROR_CLASSES`; `error` is a sentence
+    about it that holds no secret and no query string.
     """
 
     status: int | None
