@@ -22,6 +22,20 @@ URL = "outbox.database_url"  # where the context of Click holds it
 
 
 @contextmanager
+def session() -> Iterator[Connection]:
+    """Yield a connection as `transaction` does, for transactions that its user begins."""
+    with database.translated():
+        engine = database.engine(_database_url())
+        try:
+            with engine.connect() as connection:
+                with connection.begin():
+                    schema.check(connection)
+                yield connection
+        finally:
+            engine.dispose()
+
+
+@contextmanager
 def transaction(*, any_schema: bool = False) -> Iterator[Connection]:
     """Yield a connection in a transaction, on a database that has the schema of this program."""
     with database.translated():

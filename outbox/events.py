@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
-from sqlalchemy import Boolean, Text, Uuid, bindparam, cast, column, func, select
+from sqlalchemy import Boolean, Text, Uuid, bindparam, cast, column, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from .encoding import check_text, encode
@@ -228,6 +228,39 @@ def fan_out_state(connection: Connection, id: UUID) -> str:
     set_aside = event_queue.c.error.is_not(None)
     query = select(set_aside).where(event_queue.c.event_id == id)
     return {None: "done", False: "waiting", True: "set aside"}[connection.execute(query).scalar()]
+
+
+def fan_out_again(
+    connection: Connection,
+    ids: Sequence[UUID] | None = None,
+    *,
+    after: UUID | None = None,
+    limit: int = 500,
+) -> list[UUID]:
+    """Let events go on that were set aside because their fan-out failed; return their ids.
+
+    The next `limit` of them behind the id `after`, oldest first, or those of `ids`; whatever of
+    these is not set aside is left out. The workers fan them out at once.
+    """
+    aside = select(event_queue.c.event_id).where(event_queue.c.due_at == INFINITY)
+    if ids is not None:
+        aside = aside.where(event_queue.c.event_id.in_(ids))
+    if after is not None:
+        aside = aside.where(event_queue.c.event_id > after)
+    taken = aside.order_by(event_queue.c.event_id).limit(limit).with_for_update()
+    query = (
+        update(event_queue)
+        .where(event_queue.c.due_at == INFINITY, event_queue.c.event_id.in_(taken))
+        .values(due_at=func.now(), error=None)
+        .returning(event_queue.c.event_id)
+    )
+    return sorted(connection.execute(query).scalars())
+
+
+def count_set_aside(connection: Connection) -> int:
+    """Return how many events are set aside because their fan-out failed."""
+    query = select(func.count()).where(event_queue.c.due_at == INFINITY)
+    return connection.execute(query).scalar_one()
 
 
 def count_waiting(connection: Connection) -> int:
