@@ -215,12 +215,16 @@ def _ended_pairs(ids: ColumnElement[Any]) -> Select[Any]:
         or_(is_open.exists(), arrived.exists()),
     )
     return (
-        select(delivery.c.event_id, delivery.c.subscription_id, delivery.c.id)
+        select(
+            delivery.c.event_id,
+            delivery.c.subscription_id,
+            func.array_agg(delivery.c.id).label("ids"),
+        )
         .join(subscription, subscription.c.id == delivery.c.subscription_id)
         .where(delivery.c.id == ids, subscription.c.state != "removed")
         .where(end.exists(), not_(replaced.exists()))
-        .distinct(delivery.c.event_id, delivery.c.subscription_id)
-        .order_by(delivery.c.event_id, delivery.c.subscription_id, delivery.c.id.desc())
+        .group_by(delivery.c.event_id, delivery.c.subscription_id)
+        .order_by(delivery.c.event_id)
     )
 
 
@@ -231,7 +235,7 @@ def _one_at_a_time(connection: Connection) -> None:
 
 
 def _make_again(connection: Connection, ended: Sequence[Any], replay_id: UUID) -> int:
-    ids = one_of([row.id for row in ended])
+    ids = one_of([id for row in ended for id in row.ids])
     connection.execute(delete(blocked_subject).where(blocked_subject.c.delivery_id == ids))
     pairs = [(row.event_id, row.subscription_id) for row in ended]
     made = deliver_again(connection, pairs, replay_id)
