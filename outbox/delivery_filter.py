@@ -139,7 +139,7 @@ def matching(
     found = possible_states(wanted).intersection(states)
     if not found:
         return select(delivery.c.id).where(false())
-    key, source = _source(found)
+    key, source = _source(found, newest_first=newest_first)
     query = select(key.label("id")).select_from(source)
     if source is not delivery:
         query = query.join(delivery, delivery.c.id == key)
@@ -150,7 +150,7 @@ def matching(
         query = query.where(key > after)
     if before is not None:
         query = query.where(key < before)
-    return query.order_by(key.desc() if newest_first else key)
+    return query.order_by(_in_order(key, newest_first=newest_first))
 
 
 def last_attempt() -> FromClause:
@@ -180,18 +180,26 @@ _NAMED = (  # as the members of the filter that they are equal to
 )  # fmt: skip
 
 
-def _source(states: frozenset[str]) -> tuple[ColumnElement[UUID], FromClause]:
+def _source(
+    states: frozenset[str], *, newest_first: bool
+) -> tuple[ColumnElement[UUID], FromClause]:
     """Return where deliveries in these states are found soonest, and the column of their ids."""
     if states == {"pending"}:
         return delivery_queue.c.delivery_id, delivery_queue
     if states == {"dead"}:
         return _DEAD.c.delivery_id, _DEAD
-    if states == {"pending", "dead"}:
+    if states == {"pending", "dead"}:  # each in order, so that they are merged, not sorted
+        queued, dead = delivery_queue.c.delivery_id, _DEAD.c.delivery_id
         both = union_all(
-            select(delivery_queue.c.delivery_id), select(_DEAD.c.delivery_id).where(_IS_DEAD)
+            select(queued).order_by(_in_order(queued, newest_first=newest_first)),
+            select(dead).where(_IS_DEAD).order_by(_in_order(dead, newest_first=newest_first)),
         ).subquery("candidate")
         return both.c.delivery_id, both
     return delivery.c.id, delivery
+
+
+def _in_order(key: ColumnElement[UUID], *, newest_first: bool) -> ColumnElement[UUID]:
+    return key.desc() if newest_first else key
 
 
 def _joins(wanted: DeliveryFilter) -> Iterator[tuple[Any, ColumnElement[bool]]]:
