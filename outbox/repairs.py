@@ -13,7 +13,7 @@ after the other, oldest first, each in a transaction of its own.
 
 Whoever is interrupted has done what was done, and goes on by asking again: what is open or
 was delivered meanwhile is not made twice. Workers may run: what one of them has in hand is
-left to it, and nothing here waits for one.
+left to it, and not waited for.
 """
 
 from __future__ import annotations
