@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import outbox
-from outbox import Event, InvalidInput, erasure, events
+from outbox import Event, InvalidInput, WrongState, erasure, events
 from outbox.deliveries import list_deliveries
+from outbox.event_filter import EventFilter
+from outbox.repairs import SLICE
 
 from . import output
 from .documents import pretty
@@ -22,13 +24,14 @@ from .options import (
     database_option,
     id_argument,
     json_option,
+    moment_option,
     read_stdin,
     text_option,
     yes_option,
 )
 from .program import WrongUse
 from .rows import delivery_row, event_row
-from .session import author, open_engine, transaction
+from .session import author, connected, open_engine, transaction
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -45,7 +48,7 @@ ALL = 2**31
 @click.group("events")
 @database_option()
 def commands() -> None:
-    """Emit, list and show events.
+    """Emit, list, show and retry events.
 
     \b
     Example:
@@ -81,23 +84,82 @@ def emit(type: str, data: str, due_at: str | None, as_json: bool, **about: Any) 
 @click.option("--type", metavar="PATTERN", help="An event type, or a pattern such as invoice.*")
 @text_option("--tenant", help="Only events of this tenant.", max_chars=255)
 @text_option("--subject", help="Only events about this subject.")
+@text_option("--source", help="Only events from there.")
+@moment_option("--since", help="Written from then on, such as 24h (ago) or 2026-01-31T09:00Z.")
+@moment_option("--until", help="Written before then.")
+@text_option("--text", help="In the data as it is stored, to the letter.")
+@click.option(
+    "--waiting", "fan_out", flag_value="waiting", help="Only those that wait for their fan-out."
+)
+@click.option(
+    "--set-aside", "fan_out", flag_value="set aside", help="Only those whose fan-out failed."
+)
 @list_options
 @database_option()
-def list_(limit: int | None, before: UUID | None, **wanted: Any) -> None:
+def list_(limit: int | None, before: UUID | None, **options: Any) -> None:
     """List events, newest first.
 
     \b
     Example:
-      outbox events list --type 'invoice.*' --limit 10
+      outbox events list --type 'invoice.*' --since 24h --limit 10
     """
-    shape = shape_of(wanted)
+    shape = shape_of(options)
+    wanted = EventFilter(**options)
     with transaction() as connection:
 
         def fetch(before: UUID | None, limit: int) -> list[StoredEvent]:
-            return events.list_events(connection, before=before, limit=limit, **wanted)
+            return events.list_events(connection, wanted, before=before, limit=limit)
 
         found = paged(fetch, shape, limit=limit, before=before)
         output.many(map(event_row, found), _COLUMNS, shape)
+
+
+@commands.command()
+@click.argument("ids", type=click.UUID, nargs=-1, metavar="[ID]...")
+@click.option("--all", "every", is_flag=True, help="All that are set aside.")
+@json_option
+@database_option()
+def retry(ids: tuple[UUID, ...], every: bool, as_json: bool) -> None:
+    """Fan out events again whose fan-out failed and that were set aside.
+
+    `events list --set-aside` lists them, `events show` says why. The workers fan them out
+    at once; what fails again is set aside again.
+
+    \b
+    Example:
+      outbox events retry 0190163d-8694-739b-aea5-966c26f8ad91
+      outbox events retry --all
+    """
+    if every == bool(ids):
+        raise WrongUse("say which events: by their ids, or --all")
+    retried = _retry_all() if every else _retry(ids)
+    output.one({"retried": retried}, as_json=as_json)
+
+
+def _retry(ids: tuple[UUID, ...]) -> int:
+    with transaction() as connection:
+        retried = events.fan_out_again(connection, ids, limit=len(ids))
+        for id in set(ids).difference(retried):
+            events.show_event(connection, id)
+            state = events.fan_out_state(connection, id)
+            raise WrongState("the fan-out of event", str(id), state, "retried")
+    return len(retried)
+
+
+def _retry_all() -> int:
+    retried, after = 0, None
+    with connected() as connection:
+        with connection.begin():
+            total = events.count_set_aside(connection)
+        with output.Bar("retry", total) as bar:
+            while True:
+                with connection.begin():
+                    found = events.fan_out_again(connection, after=after, limit=SLICE)
+                retried += len(found)
+                bar.show(retried)
+                if len(found) < SLICE:
+                    return retried
+                after = found[-1]
 
 
 @commands.command()

@@ -103,11 +103,16 @@ def request(row: Mapping[str, Any], *, as_json: bool) -> None:
     """Print an HTTP request: a JSON object, or its lines with a note that it is a real one."""
     if as_json:
         document(row)
-        return
+    else:
+        request_lines(row)
+        note("The signatures are real: whoever sees them can send this request.")
+
+
+def request_lines(row: Mapping[str, Any]) -> None:
+    """Print the lines of an HTTP request."""
     head = [f"{row['method']} {row['url']}"]
     head += [f"{name}: {value}" for name, value in row["headers"].items()]
     line("\n".join([*head, "", row["body"]]))
-    note("The signatures are real: whoever sees them can send this request.")
 
 
 def raw(content: bytes) -> None:

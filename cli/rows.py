@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
+
+from outbox.headers import sounds_secret
 
 from .documents import Json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from outbox.captures import Capture
     from outbox.deliveries import Attempt, Delivery
     from outbox.events import StoredEvent
     from outbox.health import Failing
     from outbox.request import Outgoing
+    from outbox.sent import Sent
     from outbox.subscriptions import Subscription
 
     Row = dict[str, Any]
 
-_CREDENTIAL = re.compile(
-    "auth|cookie|credential|key|password|secret|signature|token", re.IGNORECASE
-)
 _PHASES = ("dns", "connect", "tls", "first_byte", "body")
 _HIDDEN = "[secure]"
 _DELIVERY = {"attempts": "attempt"}  # in the words of delivery_queue
@@ -29,8 +30,7 @@ _DELIVERY = {"attempts": "attempt"}  # in the words of delivery_queue
 def subscription_row(found: Subscription) -> Row:
     """A subscription; the values of headers that look like credentials are hidden."""
     headers = {
-        name: _HIDDEN if _CREDENTIAL.search(name) else value
-        for name, value in found.headers.items()
+        name: _HIDDEN if sounds_secret(name) else value for name, value in found.headers.items()
     }
     return row(found) | {"headers": headers}
 
@@ -40,14 +40,25 @@ def failing_row(found: Failing | None) -> Row:
     return {"failing": None if found is None else row(found)}
 
 
-def request_row(made: Outgoing, found: Subscription) -> Row:
-    """A request; what the subscription itself put into it is hidden as in `subscription_row`."""
-    hidden = {name.lower() for name in found.headers if _CREDENTIAL.search(name)}
+def request_row(made: Outgoing, own: Iterable[str]) -> Row:
+    """A request; the values of the subscription's `own` headers that look secret are hidden."""
+    hidden = hidden_headers(own)
     named = [(name.decode(), value.decode()) for name, value in made.headers]
     headers = {name: _HIDDEN if name in hidden else value for name, value in named}
     return {
         "method": made.method, "url": made.url, "headers": headers, "body": made.body.decode(),
     }  # fmt: skip
+
+
+def hidden_headers(own: Iterable[str]) -> set[str]:
+    """Of the headers that a subscription has of its `own`, those whose values are not shown."""
+    return {name.lower() for name in own if sounds_secret(name)}
+
+
+def sent_row(found: Sent) -> Row:
+    """The request of an attempt, and in what it may not be exact."""
+    about = {"attempt": found.attempt, "revision": found.revision, "notes": list(found.notes)}
+    return about | request_row(found.outgoing, found.own)
 
 
 def event_row(found: StoredEvent) -> Row:
@@ -61,10 +72,14 @@ def delivery_row(found: Delivery) -> Row:
     return {_DELIVERY.get(name, name): value for name, value in row(found).items()}
 
 
-def attempt_row(found: Attempt) -> Row:
-    """An attempt, with what was kept of the response's body as text."""
-    body = None if found.response_body is None else found.response_body.decode(errors="replace")
-    return row(found) | {"response_body": body}
+def attempt_row(found: Attempt, workers: Mapping[int, str]) -> Row:
+    """An attempt, with what was kept of the response; `workers` are the names of workers."""
+    body, headers = found.response_body, found.response_headers
+    return row(found) | {
+        "worker": None if found.worker_id is None else workers.get(found.worker_id),
+        "response_headers": None if headers is None else Json(headers),
+        "response_body": None if body is None else body.decode(errors="replace"),
+    }
 
 
 def capture_row(found: Capture) -> Row:

@@ -31,8 +31,17 @@ def transaction(*, any_schema: bool = False) -> Iterator[Connection]:
 
 
 @contextmanager
+def connected() -> Iterator[Connection]:
+    """Yield a connection as `transaction` does, for transactions that its user begins."""
+    with open_engine() as engine, engine.connect() as connection:
+        with connection.begin():
+            schema.check(connection)
+        yield connection
+
+
+@contextmanager
 def open_engine() -> Iterator[Engine]:
-    """Yield an engine for what takes several transactions; the schema is not looked at."""
+    """Yield an engine for what takes several connections; the schema is not looked at."""
     with database.translated():
         engine = database.engine(_database_url())
         try:

@@ -273,7 +273,7 @@ def preview_(id: UUID, event_id: UUID, body_alone: bool, as_json: bool) -> None:
     if body_alone:
         output.raw(request.body)
     else:
-        output.request(request_row(request, found), as_json=as_json)
+        output.request(request_row(request, found.headers), as_json=as_json)
 
 
 @commands.command()

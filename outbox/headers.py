@@ -25,6 +25,9 @@ RESERVED_PREFIXES = ("ce-", "content-", "proxy-", "svix-", "webhook-")
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _VALUE = re.compile(r"[!-~]([ \t!-~]*[!-~])?")
+_CREDENTIAL = re.compile(
+    "auth|cookie|credential|key|password|secret|signature|token", re.IGNORECASE
+)
 
 
 def parse_headers(lines: Iterable[str]) -> dict[str, str]:
@@ -54,6 +57,15 @@ def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         _check_header(name, value)
     return dict(headers)
+
+
+def sounds_secret(name: str) -> bool:
+    """Return whether the value of a header of this name may be a credential.
+
+    >>> sounds_secret("X-Api-Key"), sounds_secret("X-Team")
+    (True, False)
+    """
+    return _CREDENTIAL.search(name) is not None
 
 
 def check_user_agent(value: str) -> str:

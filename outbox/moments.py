@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from reprlib import repr as shortened
+from uuid import UUID
 
 from .errors import InvalidInput
 
@@ -38,3 +39,35 @@ def parse_moment(field: str, text: str, *, now: datetime) -> datetime:
         return zoned.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidInput(field, f"{_RULE}; got {shortened(text)}") from error
+
+
+def check_range(since: datetime | None, until: datetime | None) -> None:
+    """Raise InvalidInput unless there can be something from `since` on and before `until`."""
+    if since is not None and until is not None and since >= until:
+        raise InvalidInput("since", "must be before until")
+
+
+# Ids are UUIDv7 (RFC 9562, 5.7): they begin with 48 bits of milliseconds, so a range of ids
+# is a range of time.
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_LAST = 253_402_300_799_999  # milliseconds until the end of the year 9999
+
+
+def uuid7_floor(moment: datetime) -> UUID:
+    """Return the smallest id of a moment, as `outbox.uuid7_floor` does; `moment` is aware.
+
+    >>> uuid7_floor(datetime(2026, 1, 31, tzinfo=UTC))
+    UUID('019c1159-7000-0000-0000-000000000000')
+    """
+    return UUID(int=max(0, (moment - _EPOCH) // _MILLISECOND) << 80)
+
+
+def moment_of(id: UUID) -> datetime:
+    """Return when an id was made, in UTC.
+
+    >>> moment_of(UUID("019c1159-7000-7000-8000-000000000000")).isoformat()
+    '2026-01-31T00:00:00+00:00'
+    """
+    return _EPOCH + _MILLISECOND * min(id.int >> 80, _LAST)

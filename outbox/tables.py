@@ -22,12 +22,14 @@ from sqlalchemy import (
     Text,
     Uuid,
     cast,
+    literal_column,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, OID
 from sqlalchemy.types import UserDefinedType
 
 metadata = MetaData(schema="outbox")
 Moment = DateTime(timezone=True)
+INFINITY = literal_column("'infinity'::timestamptz", Moment)  # due when somebody says so
 
 
 class JsonText(UserDefinedType[str]):
@@ -313,4 +315,14 @@ capture_state = Table(
     Column("table_now", Text),
     Column("columns_now", ARRAY(Text)),
     Column("children_now", ARRAY(Text)),
+)
+
+limited_claim = Table(
+    "limited_claim",
+    metadata,
+    Column("delivery_id", Uuid),
+    Column("subscription_id", Uuid),
+    Column("subject", Text),
+    Column("attempt", SmallInteger),
+    Column("lease_until", Moment),
 )

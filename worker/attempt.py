@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from outbox.request import build
 
 from . import crash
+from .answers import kept
 from .outcome import Judgement, Reply, age, judge, stillborn
 from .rows import Result
 from .send import send
@@ -67,6 +68,7 @@ class Attempter:
                 status=reply.status,
                 error_class=reply.error_class,
                 error=judgement.reason,
+                response_headers=kept(reply.headers) if reply.headers else None,
                 response_body=reply.body or None,
                 limited=claim.limited,
                 operational=claim.operational,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from . import crash
+from .answers import decoded
 from .failures import Blocked, DnsError, Stale, TlsError
 from .outcome import Reply
 from .phases import WORDS, Stopwatch
@@ -75,15 +76,8 @@ def _reply(
     error_class: str | None = None,
     error: str | None = None,
 ) -> Reply:
-    headers = () if response.is_success else _decoded(response)
+    headers = decoded(response.headers.raw, delivered=response.is_success)
     return Reply(response.status_code, headers, body, error_class, error, watch.stop())
-
-
-def _decoded(response: httpx.Response) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (name.decode("latin-1").lower(), value.decode("latin-1"))
-        for name, value in response.headers.raw
-    )
 
 
 def _broken(

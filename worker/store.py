@@ -272,7 +272,9 @@ def _together(
     return connection.transaction() if several else nullcontext()
 
 
-_FREE = frozenset({"error", "response_body"})  # columns that hold what others wrote
+_FREE = frozenset(
+    {"error", "response_headers", "response_body"}
+)  # columns that hold what others wrote
 
 
 def _array(values: Iterable[object]) -> str:

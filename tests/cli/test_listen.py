@@ -166,7 +166,9 @@ def test_keys() -> None:
         "whole 2", "whole 1", "No request 9 is kept.",
         "There is nowhere to send it: give --forward.", HELP,
     ]  # fmt: skip
-    assert said[7].startswith("curl -X POST http://127.0.0.1:8000/hooks")
+    assert said[7].startswith(
+        "curl --include --globoff --path-as-is --request POST http://127.0.0.1:8000/hooks"
+    )
     assert session([], "b")[1] == [HELP]
     assert session([], "q")[1] == []
 

@@ -74,8 +74,12 @@ def test_curl() -> None:
     here = answered("/-/requests/3.curl", forward=None)
     there = answered("/-/requests/3.curl")
 
-    assert here.body.startswith(f"curl -X POST {ORIGIN}/hooks \\\n".encode())
-    assert there.body.startswith(f"curl -X POST {THERE} \\\n".encode())
+    assert here.body.startswith(
+        f"curl --include --globoff --path-as-is --request POST {ORIGIN}/hooks \\\n".encode()
+    )
+    assert there.body.startswith(
+        f"curl --include --globoff --path-as-is --request POST {THERE} \\\n".encode()
+    )
 
 
 def test_resend() -> None:

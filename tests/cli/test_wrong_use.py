@@ -25,6 +25,9 @@ NOBODY = "0190163d-8694-739b-aea5-966c26f8ad91"
 ADD = ("subscriptions", "add", URL, "--types", "*")
 PARTS = "parts of A-Z a-z 0-9 _ - joined by single . / or :"
 PATTERN = f"{PARTS}, or the beginning of such a type and *, 1 to 129 characters"
+MOMENT = "must be a time such as 2026-11-01, 2026-11-01T09:30:00Z, or 24h for so long ago"
+LIST = ("deliveries", "list")
+WHICH = "say which deliveries: by their ids, or by an option such as --state"
 
 WRONG = {
     ("nope",): "No such command 'nope'.",
@@ -86,12 +89,56 @@ WRONG = {
         "due_at: must be a datetime with a time zone",
     ("events", "list", "--limit", "0"):
         "Invalid value for '--limit': 0 is not in the range x>=1.",
-    ("events", "list", "--type", "a*b"): f"types: must be {PATTERN}; got 'a*b'",
+    ("events", "list", "--type", "a*b"): f"type: must be {PATTERN}; got 'a*b'",
+    ("events", "list", "--since", "soon"): f"since: {MOMENT}; got 'soon'",
+    ("events", "list", "--until", "1w"): f"until: {MOMENT}; got '1w'",
+    ("events", "list", "--since", "1h", "--until", "2h"): "since: must be before until",
+    ("events", "list", "--text", ""): "text: must have 1 to 1,024 characters, not 0",
+    ("events", "list", "--source", "\x07"): "source: contains a control character",
+    ("events", "retry"): "say which events: by their ids, or --all",
+    ("events", "retry", "--all", NOBODY): "say which events: by their ids, or --all",
+    ("events", "retry", "1"): "Invalid value for '[ID]...': '1' is not a valid UUID.",
     ("events", "list", "--tenant", os.fsdecode(b"\xff")):
         "tenant: contains a lone surrogate, which is half a character",
-    ("deliveries", "list", "--state", "open"):
+    (*LIST, "--state", "open"):
         "Invalid value for '--state': 'open' is not one of "
-        "'pending', 'delivered', 'dead', 'cancelled'.",
+        "'pending', 'delivered', 'dead', 'cancelled', 'held'.",
+    (*LIST, "--outcome", "late"):
+        "Invalid value for '--outcome': 'late' is not one of "
+        "'delivered', 'retry', 'dead', 'cancelled', 'lost'.",
+    (*LIST, "--error-class", "net"):
+        "Invalid value for '--error-class': 'net' is not one of 'dns', 'connect', 'tls', "
+        "'timeout', 'reset', 'stale', 'protocol', 'blocked', 'truncated', 'internal'.",
+    (*LIST, "--status", "50"): "status: must be a status such as 503, or a class such as 5xx",
+    (*LIST, "--type", "a*b"): f"type: must be {PATTERN}; got 'a*b'",
+    (*LIST, "--tenant", ""): "tenant: must have 1 to 255 characters, not 0",
+    (*LIST, "--subject", "\x1b"): "subject: contains a control character",
+    (*LIST, "--text", "x" * 1_025): "text: must have 1 to 1,024 characters, not 1,025",
+    (*LIST, "--since", "2026-13-01"): f"since: {MOMENT}; got '2026-13-01'",
+    (*LIST, "--until", "soon"): f"until: {MOMENT}; got 'soon'",
+    (*LIST, "--since", "1h", "--until", "24h"): "since: must be before until",
+    (*LIST, "--event", "1"): "Invalid value for '--event': '1' is not a valid UUID.",
+    (*LIST, "--subscription", "1"):
+        "Invalid value for '--subscription': '1' is not a valid UUID.",
+    (*LIST, "--replay", "1"): "Invalid value for '--replay': '1' is not a valid UUID.",
+    (*LIST, "--before", "1"): "Invalid value for '--before': '1' is not a valid UUID.",
+    ("deliveries", "show", NOBODY, "--attempt", "0"):
+        "Invalid value for '--attempt': 0 is not in the range x>=1.",
+    ("deliveries", "show", NOBODY, "--curl", "--json"):
+        "--curl and --json are two shapes; give one",
+    ("deliveries", "retry"): WHICH,
+    ("deliveries", "cancel", "--yes"): WHICH,
+    ("deliveries", "retry", "1"): "Invalid value for '[ID]...': '1' is not a valid UUID.",
+    ("deliveries", "retry", NOBODY, "--state", "dead"):
+        "give ids, or options that say which deliveries; not both",
+    ("deliveries", "retry", "--state", "delivered"):
+        "state: only pending, dead and cancelled deliveries can be retried; see `outbox replay`",
+    ("deliveries", "retry", "--status", "2xx"):
+        "state: only pending, dead and cancelled deliveries can be retried; see `outbox replay`",
+    ("deliveries", "cancel", "--state", "dead"):
+        "state: only pending deliveries can be cancelled",
+    ("deliveries", "cancel", "--state", "held", "--reason", "\x1b"):
+        "reason: contains a control character",
 }  # fmt: skip
 
 
@@ -114,6 +161,10 @@ def test_wrong_use(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
         ("subscription", ("subscriptions", "remove", NOBODY, "--yes")),
         ("event", ("events", "show", NOBODY)),
         ("delivery", ("deliveries", "show", NOBODY)),
+        ("delivery", ("deliveries", "show", NOBODY, "--curl")),
+        ("delivery", ("deliveries", "retry", NOBODY)),
+        ("delivery", ("deliveries", "cancel", NOBODY)),
+        ("event", ("events", "retry", NOBODY)),
     ],
 )
 def test_what_is_not_there(cli: Cli, kind: str, arguments: tuple[str, ...]) -> None:
