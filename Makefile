@@ -16,6 +16,9 @@ test: check ## check, then all tests but the slow ones
 slow: .venv/ready ## the slow tests: outages, long transactions, crashes, benchmarks
 	$(BIN)/python -m pytest -m slow
 
+soak: .venv/ready ## random faults for MINUTES=10, each run with its seed
+	$(BIN)/python -m tests.system.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
 check: .venv/ready ## format, lint, types and import rules
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -36,4 +39,4 @@ clean: ## drop .venv and everything that was made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]'
 	touch $@
 
-.PHONY: help demo test slow check bench clean
+.PHONY: help demo test slow soak check bench clean

@@ -9,7 +9,20 @@ import click
 
 from outbox import __version__
 
-from . import deliveries, demo, events, schema, secrets, subscriptions
+from . import (
+    capture,
+    deliveries,
+    demo,
+    doctor,
+    events,
+    grant,
+    listen,
+    retention,
+    schema,
+    secrets,
+    status,
+    subscriptions,
+)
 from .options import database_option
 from .program import Program
 from .session import VARIABLE
@@ -31,9 +44,18 @@ def outbox() -> None:
     """
 
 
-for noun in (subscriptions, events, deliveries, secrets, schema):
+for noun in (subscriptions, events, deliveries, capture, secrets, retention, schema):
     outbox.add_command(noun.commands)
-outbox.add_command(demo.demo)
+for verb in (
+    status.command,
+    doctor.command,
+    retention.prune,
+    grant.grant,
+    grant.revoke,
+    listen.listen,
+    demo.demo,
+):
+    outbox.add_command(verb)
 
 
 def main() -> None:

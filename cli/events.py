@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import outbox
-from outbox import Event, InvalidInput, events, matching, trials
+from outbox import Event, InvalidInput, WrongState, erasure, events, matching, trials
 from outbox.deliveries import list_deliveries
+from outbox.event_filter import EventFilter
+from outbox.repairs import SLICE
 
 from . import output
 from .documents import pretty
@@ -17,13 +19,17 @@ from .given_data import given_data
 from .listing import TABLE, list_options, paged, shape_of
 from .matching_print import matching_row, print_matching
 from .options import (
+    confirm,
     database_option,
     id_argument,
     json_option,
+    moment_option,
     text_option,
+    yes_option,
 )
+from .program import WrongUse
 from .rows import delivery_row, event_row
-from .session import transaction
+from .session import author, connected, open_engine, transaction
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -41,7 +47,7 @@ NOBODY = {"matching": [], "others": [], "others_in_all": 0}
 @click.group("events")
 @database_option()
 def commands() -> None:
-    """Emit, list and show events.
+    """Emit, list, show and retry events.
 
     \b
     Example:
@@ -77,23 +83,82 @@ def emit(type: str, data: str, due_at: str | None, as_json: bool, **about: Any) 
 @click.option("--type", metavar="PATTERN", help="An event type, or a pattern such as invoice.*")
 @text_option("--tenant", help="Only events of this tenant.", max_chars=255)
 @text_option("--subject", help="Only events about this subject.")
+@text_option("--source", help="Only events from there.")
+@moment_option("--since", help="Written from then on, such as 24h (ago) or 2026-01-31T09:00Z.")
+@moment_option("--until", help="Written before then.")
+@text_option("--text", help="In the data as it is stored, to the letter.")
+@click.option(
+    "--waiting", "fan_out", flag_value="waiting", help="Only those that wait for their fan-out."
+)
+@click.option(
+    "--set-aside", "fan_out", flag_value="set aside", help="Only those whose fan-out failed."
+)
 @list_options
 @database_option()
-def list_(limit: int | None, before: UUID | None, **wanted: Any) -> None:
+def list_(limit: int | None, before: UUID | None, **options: Any) -> None:
     """List events, newest first.
 
     \b
     Example:
-      outbox events list --type 'invoice.*' --limit 10
+      outbox events list --type 'invoice.*' --since 24h --limit 10
     """
-    shape = shape_of(wanted)
+    shape = shape_of(options)
+    wanted = EventFilter(**options)
     with transaction() as connection:
 
         def fetch(before: UUID | None, limit: int) -> list[StoredEvent]:
-            return events.list_events(connection, before=before, limit=limit, **wanted)
+            return events.list_events(connection, wanted, before=before, limit=limit)
 
         found = paged(fetch, shape, limit=limit, before=before)
         output.many(map(event_row, found), _COLUMNS, shape)
+
+
+@commands.command()
+@click.argument("ids", type=click.UUID, nargs=-1, metavar="[ID]...")
+@click.option("--all", "every", is_flag=True, help="All that are set aside.")
+@json_option
+@database_option()
+def retry(ids: tuple[UUID, ...], every: bool, as_json: bool) -> None:
+    """Fan out events again whose fan-out failed and that were set aside.
+
+    `events list --set-aside` lists them, `events show` says why. The workers fan them out
+    at once; what fails again is set aside again.
+
+    \b
+    Example:
+      outbox events retry 0190163d-8694-739b-aea5-966c26f8ad91
+      outbox events retry --all
+    """
+    if every == bool(ids):
+        raise WrongUse("say which events: by their ids, or --all")
+    retried = _retry_all() if every else _retry(ids)
+    output.one({"retried": retried}, as_json=as_json)
+
+
+def _retry(ids: tuple[UUID, ...]) -> int:
+    with transaction() as connection:
+        retried = events.fan_out_again(connection, ids, limit=len(ids))
+        for id in set(ids).difference(retried):
+            events.show_event(connection, id)
+            state = events.fan_out_state(connection, id)
+            raise WrongState("the fan-out of event", str(id), state, "retried")
+    return len(retried)
+
+
+def _retry_all() -> int:
+    retried, after = 0, None
+    with connected() as connection:
+        with connection.begin():
+            total = events.count_set_aside(connection)
+        with output.Bar("retry", total) as bar:
+            while True:
+                with connection.begin():
+                    found = events.fan_out_again(connection, after=after, limit=SLICE)
+                retried += len(found)
+                bar.show(retried)
+                if len(found) < SLICE:
+                    return retried
+                after = found[-1]
 
 
 @commands.command()
@@ -129,6 +194,42 @@ def show(id: UUID, as_json: bool) -> None:
         output.line("A test: it is for one subscription alone.")
     else:
         print_matching(explained, fates)
+
+
+@commands.command("erase")
+@text_option("--subject", help="All events about it, such as user/42.")
+@text_option("--tenant", help="Of this tenant; else of none.", max_chars=255)
+@click.option("--dry-run", is_flag=True, help="Count them, and stop.")
+@yes_option
+@json_option
+@database_option()
+def erase_(
+    subject: str | None, tenant: str | None, dry_run: bool, yes: bool, as_json: bool
+) -> None:
+    """Erase what events say about a subject.
+
+    Their data becomes null and what receivers answered is deleted; open deliveries of them
+    are cancelled. That they happened, and what became of them, stays on record.
+
+    \b
+    Example:
+      outbox events erase --subject user/42 --tenant acme
+    """
+    if subject is None:
+        raise WrongUse("--subject is missing: whose data is to go?")
+    with transaction() as connection:
+        found = erasure.count(connection, subject, tenant=tenant)
+    if dry_run:
+        output.one({"events": found}, as_json=as_json)
+        return
+    confirm(f"Erase what {found:,} events say about {subject}?", yes=yes,
+            otherwise="nothing was erased")  # fmt: skip
+    events_ = cancelled = 0
+    with open_engine() as engine, output.Bar("events", found) as bar:
+        for done in erasure.erase_by_day(engine, subject, tenant=tenant, by=author()):
+            events_, cancelled = events_ + done.events, cancelled + done.cancelled
+            bar.show(events_)
+    output.one({"erased": events_, "cancelled": cancelled}, as_json=as_json)
 
 
 def _print(event: Row, deliveries: list[Row]) -> None:

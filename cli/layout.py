@@ -138,6 +138,19 @@ def span(seconds: float) -> str:
     return f"{whole} s"
 
 
+def size(bytes: float) -> str:
+    """Return so many bytes as a person says it.
+
+    >>> size(0), size(1_536), size(5_368_709_120)
+    ('0 B', '1.5 KiB', '5.0 GiB')
+    """
+    power = 0
+    while bytes >= 1_024 and power < len(_UNITS) - 1:
+        bytes, power = bytes / 1_024, power + 1
+    return f"{bytes:,.{min(power, 1)}f} {_UNITS[power]}"
+
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SHORTEST_BAR, _LONGEST_BAR = 10, 40  # cells
 _SPANS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
 

@@ -7,6 +7,7 @@ tables, in colour on a terminal unless NO_COLOR says otherwise.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from rich.text import Text
 
 from . import layout
 from .documents import csv_line, dump
+from .keys import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Self
 
     from .layout import Row
@@ -28,6 +30,21 @@ if TYPE_CHECKING:
 def document(value: object) -> None:
     """Print `value` as JSON, in UTF-8 whatever the terminal speaks (RFC 8259)."""
     click.echo(dump(value).encode())
+
+
+def document_line(value: object) -> None:
+    """Print `value` as JSON on one line, at once, for whoever reads along."""
+    click.echo(dump(value).replace("\n", "").encode())  # texts have theirs escaped
+
+
+def page(made: Callable[[int | None, bool], Iterable[Text]]) -> None:
+    """Print the lines that are `made` for the terminal's width, None in a pipe.
+
+    It is also told whether there is nothing but ASCII.
+    """
+    console = _console()
+    width = console.width if console.is_terminal else None
+    _print(console, made(width, console.options.ascii_only))
 
 
 def one(row: Row, *, as_json: bool) -> None:
@@ -91,11 +108,16 @@ def request(row: Mapping[str, Any], *, as_json: bool) -> None:
     """Print an HTTP request: a JSON object, or its lines with a note that it is a real one."""
     if as_json:
         document(row)
-        return
+    else:
+        request_lines(row)
+        note("The signatures are real: whoever sees them can send this request.")
+
+
+def request_lines(row: Mapping[str, Any]) -> None:
+    """Print the lines of an HTTP request."""
     head = [f"{row['method']} {row['url']}"]
     head += [f"{name}: {value}" for name, value in row["headers"].items()]
     line("\n".join([*head, "", row["body"]]))
-    note("The signatures are real: whoever sees them can send this request.")
 
 
 def raw(content: bytes) -> None:
@@ -116,6 +138,22 @@ def confirmed(question: str) -> bool:
 def asked_secret(name: str) -> str:
     """Ask for a secret on the terminal, without showing what is typed."""
     return str(click.prompt(name, hide_input=True, err=True))
+
+
+class Feed:
+    """Lines that come one after the other for as long as the program runs."""
+
+    def __init__(self) -> None:
+        self._console = _console()
+
+    @property
+    def room(self) -> int | None:
+        """How many cells the terminal is wide now, None if there is none."""
+        return self._console.width if self._console.is_terminal else None
+
+    def show(self, lines: Iterable[Text]) -> None:
+        """Print lines that are laid out for the room there is."""
+        _print(self._console, lines)
 
 
 class Progress:
@@ -182,6 +220,77 @@ class Bar:
         elif last or seconds >= self._next:
             self._next = seconds + self._every
             _print(self._console, [layout.bar(self._what, done, self._total, rate)])
+
+
+class Screen:
+    """The whole terminal, drawn anew whenever there is something new, until it is left.
+
+    What stood there comes back at the end, also after Ctrl-C, SIGTERM, or an error. Ctrl-Z
+    works: the shell gets its terminal as it was.
+
+        with output.Screen() as screen:
+            while screen.key(timeout=0.2) != "q":
+                screen.show(lines)
+    """
+
+    def __init__(self) -> None:
+        self._console = _console()
+        self._live = Live(console=self._console, auto_refresh=False, screen=True)
+        self._keys: Keys | None = None
+        self._before: dict[int, Any] = {}
+
+    @staticmethod
+    def is_possible() -> bool:
+        """Return whether stdout is a terminal that can be drawn on."""
+        console = _console()
+        return console.is_terminal and not console.is_dumb_terminal
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Its width and height now, in cells."""
+        return self._console.size
+
+    @property
+    def ascii_only(self) -> bool:
+        """Whether it shows nothing but ASCII."""
+        return self._console.options.ascii_only
+
+    def __enter__(self) -> Self:
+        for number, handler in ((signal.SIGTERM, _end), (signal.SIGTSTP, self._suspend)):
+            self._before[number] = signal.signal(number, handler)
+        self._resume()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def show(self, lines: Iterable[Text]) -> None:
+        """Draw these lines from the top."""
+        self._live.update(Text("\n", no_wrap=True).join(lines), refresh=True)
+
+    def key(self, *, timeout: float) -> str | None:
+        """Return the key that was pressed within `timeout` seconds, None if none was."""
+        return self._keys.read(timeout) if self._keys else None
+
+    def _resume(self) -> None:
+        self._keys = Keys()
+        self._live.start()
+
+    def _leave(self) -> None:
+        self._live.stop()
+        if self._keys:
+            self._keys.close()
+
+    def _suspend(self, *_: object) -> None:
+        self._leave()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._resume()
+
+
+def _end(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _console(*, stderr: bool = False) -> Console:

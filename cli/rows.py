@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from outbox.headers import HIDDEN, is_credential, shown_value
+from outbox.headers import HIDDEN, shown_value, sounds_secret
 
 from .documents import Json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from outbox.captures import Capture
     from outbox.deliveries import Attempt, Delivery
     from outbox.events import StoredEvent
     from outbox.health import Failing, Report
     from outbox.request import Outgoing
+    from outbox.sent import Sent
     from outbox.subscription_settings import Difference
     from outbox.subscriptions import Change, Subscription
 
@@ -53,14 +55,25 @@ def failing_row(found: Failing | None) -> Row:
     return {"failing": None if found is None else row(found)}
 
 
-def request_row(made: Outgoing, found: Subscription) -> Row:
-    """A request; what the subscription itself put into it is hidden as in `subscription_row`."""
-    hidden = {name.lower() for name in found.headers if is_credential(name)}
+def request_row(made: Outgoing, own: Iterable[str]) -> Row:
+    """A request; the values of the subscription's `own` headers that look secret are hidden."""
+    hidden = hidden_headers(own)
     named = [(name.decode(), value.decode()) for name, value in made.headers]
     headers = {name: HIDDEN if name in hidden else value for name, value in named}
     return {
         "method": made.method, "url": made.url, "headers": headers, "body": made.body.decode(),
     }  # fmt: skip
+
+
+def hidden_headers(own: Iterable[str]) -> set[str]:
+    """Of the headers that a subscription has of its `own`, those whose values are not shown."""
+    return {name.lower() for name in own if sounds_secret(name)}
+
+
+def sent_row(found: Sent) -> Row:
+    """The request of an attempt, and in what it may not be exact."""
+    about = {"attempt": found.attempt, "revision": found.revision, "notes": list(found.notes)}
+    return about | request_row(found.outgoing, found.own)
 
 
 def event_row(found: StoredEvent) -> Row:
@@ -74,10 +87,20 @@ def delivery_row(found: Delivery) -> Row:
     return {_DELIVERY.get(name, name): value for name, value in row(found).items()}
 
 
-def attempt_row(found: Attempt) -> Row:
-    """An attempt, with what was kept of the response's body as text."""
-    body = None if found.response_body is None else found.response_body.decode(errors="replace")
-    return row(found) | {"response_body": body}
+def attempt_row(found: Attempt, workers: Mapping[int, str]) -> Row:
+    """An attempt, with what was kept of the response; `workers` are the names of workers."""
+    body, headers = found.response_body, found.response_headers
+    return row(found) | {
+        "worker": None if found.worker_id is None else workers.get(found.worker_id),
+        "response_headers": None if headers is None else Json(headers),
+        "response_body": None if body is None else body.decode(errors="replace"),
+    }
+
+
+def capture_row(found: Capture) -> Row:
+    """A capture; what there is nothing to say about is None, so that tables leave it out."""
+    shown = row(found)
+    return shown | {name: shown[name] or None for name in ("missing", "unknown", "unseen")}
 
 
 def phases(attempt: Row) -> str | None:

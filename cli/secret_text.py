@@ -51,9 +51,14 @@ def given_secret(secret_file: str | None, ed25519: bool) -> str | None:
         raise WrongUse("--ed25519 makes a key; it takes none from a file")
     if secret_file is None:
         return new_private_key(token_bytes(32)) if ed25519 else None
-    text = (_asked() if secret_file == STDIN else _read(secret_file)).strip()
+    return read_secret(secret_file)
+
+
+def read_secret(file: str) -> str:
+    """Return the secret that stands in a file; `-` is stdin, or is asked for on a terminal."""
+    text = (_asked() if file == STDIN else _read(file)).strip()
     if not text:  # to the library it would be a secret of no characters
-        raise InvalidInput("secret", f"there is none {_place(secret_file)}")
+        raise InvalidInput("secret", f"there is none {_place(file)}")
     return text
 
 

@@ -24,22 +24,30 @@ URL = "outbox.database_url"  # where the context of Click holds it
 @contextmanager
 def transaction(*, any_schema: bool = False) -> Iterator[Connection]:
     """Yield a connection in a transaction, on a database that has the schema of this program."""
-    with engine(any_schema=any_schema) as found, found.begin() as connection:
+    with open_engine() as engine, engine.begin() as connection:
+        if not any_schema:
+            schema.check(connection)
         yield connection
 
 
 @contextmanager
-def engine(*, any_schema: bool = False) -> Iterator[Engine]:
-    """Yield the database for several transactions; it has the schema of this program."""
+def connected() -> Iterator[Connection]:
+    """Yield a connection as `transaction` does, for transactions that its user begins."""
+    with open_engine() as engine, engine.connect() as connection:
+        with connection.begin():
+            schema.check(connection)
+        yield connection
+
+
+@contextmanager
+def open_engine() -> Iterator[Engine]:
+    """Yield an engine for what takes several connections; the schema is not looked at."""
     with database.translated():
-        found = database.engine(_database_url())
+        engine = database.engine(_database_url())
         try:
-            if not any_schema:
-                with found.begin() as connection:
-                    schema.check(connection)
-            yield found
+            yield engine
         finally:
-            found.dispose()
+            engine.dispose()
 
 
 def author() -> Author:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from outbox import InvalidInput, subscriptions
+from outbox import InvalidInput, schema, subscriptions
 from outbox.subscription_files import as_document, dump, load
 from outbox.subscription_plans import carry_out, plan
 
@@ -25,7 +25,7 @@ from .options import (
 from .program import Failure, WrongUse
 from .rows import differences_row
 from .secret_text import note, secret_row
-from .session import author, engine, transaction
+from .session import author, open_engine, transaction
 from .subscription_print import print_differences
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ def apply(
     if file == STDIN and not (yes or dry_run or check):
         raise WrongUse("FILE is stdin, so nobody can be asked; pass --yes or --dry-run")
     entries = load(_read(file), environ=os.environ)
-    with engine() as found:
-        with found.begin() as connection:
+    with open_engine() as engine:
+        with engine.begin() as connection:
+            schema.check(connection)
             known = subscriptions.list_subscriptions(connection, tenant=tenant)
         steps = plan(entries, known, prune=prune, tenant=tenant)
         if not as_json:
@@ -105,7 +106,7 @@ def apply(
                 raise Failure(f"{len(steps):,} would change")
             return
         _agree(steps, yes=yes)
-        with found.begin() as connection:
+        with engine.begin() as connection:
             made = carry_out(connection, steps, by=author(), environ=os.environ, allow=allow)
     _print_made(steps, made, as_json)
 

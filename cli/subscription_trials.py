@@ -7,28 +7,27 @@ from typing import TYPE_CHECKING
 
 import click
 
-from outbox import InvalidInput, fleet, matching, subscriptions, trials
+from outbox import OutboxError, fleet, matching, schema, subscriptions, trials
 from outbox.encoding import encode
 from outbox.previews import preview
+from outbox.sent import request_of
 
-from . import output
+from . import output, timeline
 from .given_data import given_data
 from .matching_print import matching_row, print_matching
 from .options import database_option, id_argument, json_option, text_option
 from .program import Failure
-from .rows import attempt_row, phases, request_row
-from .session import author, engine, transaction
+from .rows import attempt_row, delivery_row, request_row, sent_row
+from .session import author, open_engine, transaction
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from sqlalchemy import Connection
 
-    from outbox.trials import Seen, Trial
+    from outbox.trials import Seen
 
     from .rows import Row
-
-_ATTEMPT = ("outcome", "status", "duration_ms", "phases", "error_class", "error")
 
 
 @click.command("preview")
@@ -56,7 +55,7 @@ def preview_(id: UUID, event_id: UUID, body_alone: bool, as_json: bool) -> None:
     if body_alone:
         output.raw(request.body)
     else:
-        output.request(request_row(request, found), as_json=as_json)
+        output.request(request_row(request, found.headers), as_json=as_json)
 
 
 @click.command()
@@ -82,70 +81,50 @@ def test(id: UUID, type: str, data: str | None, timeout: int, as_json: bool) -> 
         --type invoice.paid --data '{"id": 1}'
     """
     value = None if data is None else given_data(data)
-    with engine() as found:
-        with found.begin() as connection:
+    with open_engine() as engine:
+        with engine.begin() as connection:
+            schema.check(connection)
             if not fleet.alive(connection):
                 raise Failure("no worker is alive: nothing was sent; start outbox-worker")
             trial = trials.begin(connection, id, by=author(), type=type, data=value)
         try:
-            seen = trials.wait(found, trial, timeout=timeout)
+            seen = trials.wait(engine, trial, timeout=timeout)
         finally:
-            with found.begin() as connection:
+            with engine.begin() as connection:
                 trials.end(connection, trial)
-        with found.begin() as connection:
-            row = _trial_row(connection, id, trial, seen)
-            silent = _why_silent(connection, seen)
+        with engine.begin() as connection:
+            delivery, attempts, request = _rows(connection, trials.look(connection, trial))
+            why = None if seen.delivered else _why(connection, seen)
     if as_json:
-        output.document(row)
+        output.document(delivery | {"attempts": attempts, "request": request})
     else:
-        _print_trial(row)
-    if not seen.delivered:
-        raise Failure(f"the test was not delivered: {silent or row['attempts'][-1]['error']}")
+        timeline.show(delivery, attempts, request)
+    if why is not None:
+        raise Failure(f"the test was not delivered: {why}")
 
 
-def _trial_row(connection: Connection, id: UUID, trial: Trial, seen: Seen) -> Row:
-    attempts = [attempt_row(each) for each in seen.attempts]
-    sent = [each for each in seen.attempts if each.started_at]
+def _rows(connection: Connection, seen: Seen) -> tuple[Row, list[Row], Row | None]:
+    workers = fleet.names(connection, {each.worker_id for each in seen.attempts if each.worker_id})
+    attempts = [attempt_row(each, workers) for each in seen.attempts]
     request: Row | None = None
-    if sent and (started := sent[-1].started_at):
+    if any(each.started_at for each in seen.attempts):
         try:
-            made = preview(
-                connection, id, trial.event_id, now=started.timestamp(), attempt=sent[-1].attempt
+            request = sent_row(
+                request_of(connection, seen.delivery, seen.attempts, now=time.time())
             )
-            request = request_row(made, subscriptions.show(connection, id))
-        except InvalidInput as error:  # the keys of this machine do not open the secrets
-            request = {"error": f"the request cannot be shown: {error}"}
-    return {
-        "event_id": trial.event_id, "delivery_id": trial.delivery_id,
-        "delivered": seen.delivered, "request": request, "attempts": attempts,
-    }  # fmt: skip
+        except OutboxError as error:  # such as a key that this machine does not have
+            output.note(f"The request cannot be made again: {error}")
+    return delivery_row(seen.delivery), attempts, request
 
 
-def _why_silent(connection: Connection, seen: Seen) -> str | None:
-    """Why there is no answer, None if there is one."""
+def _why(connection: Connection, seen: Seen) -> str:
     if seen.over:
-        return None
+        return str(seen.attempts[-1].error)
     if seen.delivery.in_flight:
         return "the time is over, and its request is still in flight"
     if not fleet.alive(connection):
         return "the time is over, and no worker is alive any more"
     return "the time is over, and no worker has come to it; the receiver may have asked for a pause"
-
-
-def _print_trial(row: Row) -> None:
-    output.one({name: row[name] for name in ("event_id", "delivery_id")}, as_json=False)
-    request = row["request"]
-    if request and "error" in request:
-        output.section("request", request["error"])
-    elif request:
-        output.section("request")
-        output.request(request, as_json=False)
-    for each in row["attempts"]:
-        output.section(f"attempt {each['attempt']}")
-        told = each | {"phases": phases(each)}
-        output.one({name: told[name] for name in _ATTEMPT if told[name] is not None}, as_json=False)
-        if each["response_body"] is not None:
-            output.section("response", each["response_body"])
 
 
 @click.command()

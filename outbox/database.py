@@ -34,6 +34,7 @@ def conninfo(url: str, *, application_name: str) -> str:
 
     Raises InvalidInput, without the URL in it: it may hold a password.
     """
+    _check_characters(url)
     if url.startswith("embedded:"):
         url = embedded.resolve(url)
     if not _SCHEME.match(url):
@@ -47,6 +48,16 @@ def conninfo(url: str, *, application_name: str) -> str:
     plain.setdefault("application_name", application_name)
     plain.setdefault("connect_timeout", CONNECT_TIMEOUT)
     return make_conninfo("", **plain)
+
+
+def _check_characters(url: str) -> None:
+    """libpq would take no notice of what stands behind a NUL."""
+    try:
+        printable = url.encode().decode().isprintable()
+    except UnicodeEncodeError as error:  # bytes that a shell passed on and that are no UTF-8
+        raise InvalidInput("database url", "must be text in UTF-8") from error
+    if not printable:
+        raise InvalidInput("database url", "contains a control character")
 
 
 def engine(url: str, *, application_name: str = "outbox") -> Engine:
@@ -75,7 +86,28 @@ def _translate(error: Exception) -> Exception:
     return DatabaseUnavailable(reason(error))
 
 
+_REMEDIES: dict[type[Exception], str] = {
+    psycopg.errors.InsufficientPrivilege: "the role lacks the right; see `outbox grant`",
+    psycopg.errors.ReadOnlySqlTransaction: "is it a standby? give the url of the primary",
+    psycopg.errors.LockNotAvailable: "another session holds a lock",
+}
+
+
 def reason(error: Exception) -> str:
-    """Return what went wrong in one line without addresses of memory or passwords."""
-    message = str(error).partition("\nMultiple connection attempts")[0]
-    return " ".join(message.split()) or type(error).__name__
+    """Return what went wrong in one line without addresses of memory or passwords.
+
+    Of what the server says it is the first line: the others quote statements and data.
+    """
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    message = primary or str(error).partition("\nMultiple connection attempts")[0]
+    remedy = next((text for kind, text in _REMEDIES.items() if isinstance(error, kind)), None)
+    return "; ".join(filter(None, (_one_line(message) or type(error).__name__, remedy)))
+
+
+def _one_line(message: str) -> str:
+    """libpq says the same twice when it tried with and without encryption."""
+    told: list[str] = []
+    for line in (" ".join(line.split()) for line in message.splitlines()):
+        if not any(before.endswith(line) for before in told):
+            told.append(line)
+    return " ".join(told)

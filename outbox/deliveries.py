@@ -7,13 +7,16 @@ stopped, or while another of its subject comes first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Text, and_, case, cast, func, literal_column, not_, select
+from sqlalchemy import Text, and_, case, cast, false, func, not_, select, true
 
-from .errors import InvalidInput, NotFound
+from .delivery_filter import ENDS, EVERYTHING, DeliveryFilter, last_attempt, matching
+from .errors import NotFound
+from .moments import moment_of
 from .tables import (
+    INFINITY,
     attempt,
     blocked_subject,
     delivery,
@@ -26,33 +29,37 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from sqlalchemy import Connection, Select
-
-STATES = ("pending", "delivered", "dead", "cancelled")
-ENDS = ("delivered", "dead", "cancelled")
+    from sqlalchemy import Connection, RowMapping, Select, Subquery
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """One event on its way to one subscription.
 
-    `attempts` counts the requests begun so far. `due_at` is when the next may start, for
-    a pending one; `held` is why it may not, or None. `status` and `error` are those of the
-    last attempt.
+    `attempts` counts the requests begun so far. `outcome`, `status`, `error_class` and `error`
+    are those of the attempt that ended it, or else of the last one. `due_at` is when the
+    next may start, for a pending one; `held` is why it may not, or None. `replay_id` is the
+    replay that asked for it, None if its event was fanned out.
     """
 
     id: UUID
     event_id: UUID
     type: str
+    tenant: str | None
+    subject: str | None
     subscription_id: UUID
     url: str
+    replay_id: UUID | None
+    made_at: datetime
     state: str
     attempts: int
+    outcome: str | None
+    status: int | None
+    error_class: str | None
+    error: str | None
     due_at: datetime | None
     held: str | None
     in_flight: bool
-    status: int | None
-    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,34 +89,30 @@ class Attempt:
 
 def list_deliveries(
     connection: Connection,
+    wanted: DeliveryFilter = EVERYTHING,
     *,
-    event_id: UUID | None = None,
-    subscription_id: UUID | None = None,
-    state: str | None = None,
     before: UUID | None = None,
     limit: int = 50,
+    **narrowed: Any,
 ) -> list[Delivery]:
-    """Return the newest deliveries that fit, at most `limit`; `before` is the last id seen."""
-    if state is not None and state not in STATES:
-        raise InvalidInput("state", f"must be one of {', '.join(STATES)}")
-    query = _query().order_by(delivery.c.id.desc()).limit(limit)
-    if event_id is not None:
-        query = query.where(delivery.c.event_id == event_id)
-    if subscription_id is not None:
-        query = query.where(delivery.c.subscription_id == subscription_id)
-    if before is not None:
-        query = query.where(delivery.c.id < before)
-    if state is not None:
-        query = query.where(_derived_state == state)
-    return [Delivery(*row) for row in connection.execute(query)]
+    """Return the newest deliveries that are `wanted`, at most `limit`.
+
+    `before` is the last id of the page before. `narrowed` are members of the filter, for short:
+
+        deliveries.list_deliveries(connection, state="dead")
+    """
+    page = matching(replace(wanted, **narrowed), before=before).limit(limit).subquery("page")
+    query = _described(page).order_by(page.c.id.desc())
+    return [_from_row(row) for row in connection.execute(query).mappings()]
 
 
 def show_delivery(connection: Connection, id: UUID) -> Delivery:
     """Return the delivery `id`. Raises NotFound."""
-    row = connection.execute(_query().where(delivery.c.id == id)).first()
+    alone = select(delivery.c.id).where(delivery.c.id == id).subquery("page")
+    row = connection.execute(_described(alone)).mappings().first()
     if row is None:
         raise NotFound("delivery", str(id))
-    return Delivery(*row)
+    return _from_row(row)
 
 
 def list_attempts(connection: Connection, delivery_id: UUID) -> list[Attempt]:
@@ -128,63 +131,58 @@ def count_open(connection: Connection, subscription_id: UUID) -> int:
     return connection.execute(query).scalar_one()
 
 
-_END = (
-    select(attempt.c.outcome)
-    .where(attempt.c.delivery_id == delivery.c.id, attempt.c.outcome.in_(ENDS))
-    .lateral("ended")
-)
-_LAST = (
-    select(attempt.c.attempt, attempt.c.status, attempt.c.error)
-    .where(attempt.c.delivery_id == delivery.c.id, attempt.c.outcome != "late")
-    .order_by(attempt.c.attempt.desc(), attempt.c.recorded_at.desc())
-    .limit(1)
-    .lateral("last")
-)
-_OPEN = delivery_queue.c.delivery_id.is_not(None)
-_waits = delivery_queue.c.due_at == literal_column("'infinity'::timestamptz")
+_LAST = last_attempt()
+_is_open = delivery_queue.c.delivery_id.is_not(None)
+_waits = delivery_queue.c.due_at == INFINITY
 _blocked = and_(
     _waits,
     blocked_subject.c.subscription_id == delivery_queue.c.subscription_id,
     blocked_subject.c.subject == delivery_queue.c.subject,
 )
-_derived_state: ColumnElement[str] = case((_OPEN, "pending"), else_=_END.c.outcome)
+_state = case((_is_open, "pending"), (_LAST.c.outcome.in_(ENDS), _LAST.c.outcome))
+_held = case(
+    (
+        and_(_is_open, subscription.c.state != "active"),
+        subscription.c.state + func.coalesce(": " + subscription.c.state_reason, ""),
+    ),
+    (
+        blocked_subject.c.delivery_id.is_not(None),
+        "blocked: a delivery of its subject is dead, " + cast(blocked_subject.c.delivery_id, Text),
+    ),
+    (_waits, "in order: another delivery of its subject is first"),
+)
 
 
-def _query() -> Select[Any]:
-    held = case(
-        (
-            and_(_OPEN, subscription.c.state != "active"),
-            subscription.c.state + func.coalesce(": " + subscription.c.state_reason, ""),
-        ),
-        (
-            blocked_subject.c.delivery_id.is_not(None),
-            "blocked: a delivery of its subject is dead, "
-            + cast(blocked_subject.c.delivery_id, Text),
-        ),
-        (_waits, "in order: another delivery of its subject is first"),
-    )
+def _described(page: Subquery) -> Select[Any]:
+    """Return a query for all there is to say about the deliveries of `page`, which has ids."""
     attempts = func.greatest(delivery_queue.c.attempt, func.coalesce(_LAST.c.attempt, 0))
-    in_flight = and_(_OPEN, delivery_queue.c.lease_until > func.now())
+    in_flight = and_(_is_open, delivery_queue.c.lease_until > func.now())
     return (
         select(
-            delivery.c.id,
-            delivery.c.event_id,
+            *delivery.c,
             event.c.type,
-            delivery.c.subscription_id,
+            event.c.tenant,
+            event.c.subject,
             subscription.c.url,
-            _derived_state.label("state"),
+            _state.label("state"),
             attempts.label("attempts"),
-            case((not_(_waits), delivery_queue.c.due_at)).label("due_at"),
-            held.label("held"),
-            func.coalesce(in_flight, literal_column("false")).label("in_flight"),
+            _LAST.c.outcome,
             _LAST.c.status,
+            _LAST.c.error_class,
             _LAST.c.error,
+            case((not_(_waits), delivery_queue.c.due_at)).label("due_at"),
+            _held.label("held"),
+            func.coalesce(in_flight, false()).label("in_flight"),
         )
-        .select_from(delivery)
+        .select_from(page)
+        .join(delivery, delivery.c.id == page.c.id)
         .join(event, event.c.id == delivery.c.event_id, isouter=True)
         .join(subscription, subscription.c.id == delivery.c.subscription_id, isouter=True)
         .join(delivery_queue, delivery_queue.c.delivery_id == delivery.c.id, isouter=True)
         .join(blocked_subject, _blocked, isouter=True)
-        .join(_END, literal_column("true"), isouter=True)
-        .join(_LAST, literal_column("true"), isouter=True)
+        .join(_LAST, true(), isouter=True)
     )
+
+
+def _from_row(row: RowMapping) -> Delivery:
+    return Delivery(**row, made_at=moment_of(row["id"]))

@@ -40,13 +40,13 @@ joined by single . / or :, 1 to 128 characters; got 'invoice..paid'
     return _check("type", text, TYPE_RULE, MAX_TYPE, _TYPE)
 
 
-def check_pattern(text: str) -> str:
-    """Return `text` if it is a pattern of event types, else raise `InvalidInput`.
+def check_pattern(text: str, field: str = "types") -> str:
+    """Return `text` if it is a pattern of event types, else raise `InvalidInput` for `field`.
 
     >>> check_pattern("invoice.*")
     'invoice.*'
     """
-    return _check("types", text, PATTERN_RULE, MAX_PATTERN, _PATTERN)
+    return _check(field, text, PATTERN_RULE, MAX_PATTERN, _PATTERN)
 
 
 def parse_patterns(text: str) -> tuple[str, ...]:

@@ -13,16 +13,17 @@ Everything is checked before any SQL runs, so a mistake never aborts the transac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
-from sqlalchemy import Boolean, Text, Uuid, bindparam, cast, column, func, literal, select
+from sqlalchemy import Boolean, Text, Uuid, bindparam, cast, column, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from .encoding import check_text, encode
 from .errors import InvalidInput, KeyConflict, NotFound
-from .event_types import check_pattern, check_type
-from .tables import JsonText, Moment, event, event_queue
+from .event_filter import EVERYTHING, EventFilter, conditions
+from .event_types import check_type
+from .tables import INFINITY, JsonText, event, event_queue
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -188,23 +189,19 @@ _EMIT = select(
 
 def list_events(
     connection: Connection,
+    wanted: EventFilter = EVERYTHING,
     *,
-    type: str | None = None,
-    tenant: str | None = None,
-    subject: str | None = None,
     before: UUID | None = None,
     limit: int = 50,
+    **narrowed: Any,
 ) -> list[StoredEvent]:
-    """Return the newest events that fit, at most `limit`.
+    """Return the newest events that are `wanted`, at most `limit`.
 
-    `type` is an event type or a pattern such as `invoice.*`.
+    `narrowed` are members of the filter, for short: `list_events(connection, type="invoice.*")`.
     """
+    wanted = replace(wanted, **narrowed)
     query = select(*_COLUMNS).order_by(event.c.id.desc()).limit(limit)
-    if type is not None:
-        query = query.where(event.c.type.like(_like(check_pattern(type)), escape="\\"))
-    for name, value in (("tenant", tenant), ("subject", subject)):
-        if value is not None:
-            query = query.where(event.c[name] == value)
+    query = query.where(*conditions(wanted))
     if before is not None:
         query = query.where(event.c.id < before)
     return [StoredEvent(*row) for row in connection.execute(query)]
@@ -221,7 +218,7 @@ def show_event(connection: Connection, id: UUID) -> StoredEvent:
 def fan_out_error(connection: Connection, id: UUID) -> str | None:
     """Return why the fan-out of event `id` failed and was set aside, or None."""
     query = select(event_queue.c.error).where(
-        event_queue.c.due_at == cast(literal("infinity"), Moment), event_queue.c.event_id == id
+        event_queue.c.due_at == INFINITY, event_queue.c.event_id == id
     )
     return connection.execute(query).scalar()
 
@@ -233,15 +230,43 @@ def fan_out_state(connection: Connection, id: UUID) -> str:
     return {None: "done", False: "waiting", True: "set aside"}[connection.execute(query).scalar()]
 
 
+def fan_out_again(
+    connection: Connection,
+    ids: Sequence[UUID] | None = None,
+    *,
+    after: UUID | None = None,
+    limit: int = 500,
+) -> list[UUID]:
+    """Let events go on that were set aside because their fan-out failed; return their ids.
+
+    The next `limit` of them behind the id `after`, oldest first, or those of `ids`; whatever of
+    these is not set aside is left out. The workers fan them out at once.
+    """
+    aside = select(event_queue.c.event_id).where(event_queue.c.due_at == INFINITY)
+    if ids is not None:
+        aside = aside.where(event_queue.c.event_id.in_(ids))
+    if after is not None:
+        aside = aside.where(event_queue.c.event_id > after)
+    taken = aside.order_by(event_queue.c.event_id).limit(limit).with_for_update()
+    query = (
+        update(event_queue)
+        .where(event_queue.c.due_at == INFINITY, event_queue.c.event_id.in_(taken))
+        .values(due_at=func.now(), error=None)
+        .returning(event_queue.c.event_id)
+    )
+    return sorted(connection.execute(query).scalars())
+
+
+def count_set_aside(connection: Connection) -> int:
+    """Return how many events are set aside because their fan-out failed."""
+    query = select(func.count()).where(event_queue.c.due_at == INFINITY)
+    return connection.execute(query).scalar_one()
+
+
 def count_waiting(connection: Connection) -> int:
     """Return how many events wait for their fan-out; those set aside are not among them."""
     query = select(func.count()).where(event_queue.c.error.is_(None))
     return connection.execute(query).scalar_one()
-
-
-def _like(pattern: str) -> str:
-    escaped = pattern.replace("_", "\\_")
-    return escaped[:-1] + "%" if escaped.endswith("*") else escaped
 
 
 _COLUMNS = [

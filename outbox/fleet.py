@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 from .tables import worker
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -54,6 +55,17 @@ def alive(connection: Connection) -> list[Worker]:
         .order_by(columns.started_at, columns.id)
     )
     return [Worker(*row) for row in connection.execute(query)]
+
+
+def names(connection: Connection, ids: Iterable[int]) -> dict[int, str]:
+    """Return the host and the process of the workers `ids`, also of those that are gone.
+
+    >>> names(connection, [7])  # doctest: +SKIP
+    {7: 'web-1, pid 4711'}
+    """
+    columns = worker.c
+    query = select(columns.id, columns.host, columns.pid).where(columns.id.in_(list(ids)))
+    return {id: f"{host}, pid {pid}" for id, host, pid in connection.execute(query)}
 
 
 def wake(connection: Connection) -> None:

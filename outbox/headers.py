@@ -64,18 +64,9 @@ def merged(headers: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, 
     return kept | {name: value for name, value in changes.items() if value}
 
 
-def is_credential(name: str) -> bool:
-    """Return whether a header of this name sounds like a credential.
-
-    >>> is_credential("Authorization"), is_credential("X-Team")
-    (True, False)
-    """
-    return _CREDENTIAL.search(name) is not None
-
-
 def shown_value(name: str, value: str) -> str:
     """Return the value of a header as it may be shown: not if it sounds like a credential."""
-    return HIDDEN if is_credential(name) else value
+    return HIDDEN if sounds_secret(name) else value
 
 
 def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -88,6 +79,15 @@ def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         _check_header(name, value)
     return dict(headers)
+
+
+def sounds_secret(name: str) -> bool:
+    """Return whether the value of a header of this name may be a credential.
+
+    >>> sounds_secret("X-Api-Key"), sounds_secret("X-Team")
+    (True, False)
+    """
+    return _CREDENTIAL.search(name) is not None
 
 
 def check_user_agent(value: str) -> str:

@@ -10,12 +10,9 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from reprlib import repr as shortened
-from typing import TYPE_CHECKING
+from uuid import UUID
 
 from .errors import InvalidInput
-
-if TYPE_CHECKING:
-    from uuid import UUID
 
 _AGO = re.compile(r"([0-9]{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -44,11 +41,33 @@ def parse_moment(field: str, text: str, *, now: datetime) -> datetime:
         raise InvalidInput(field, f"{_RULE}; got {shortened(text)}") from error
 
 
-def moment_of(id: UUID) -> datetime:
-    """Return when an id (UUIDv7) was made, to the millisecond.
+def check_range(since: datetime | None, until: datetime | None) -> None:
+    """Raise InvalidInput unless there can be something from `since` on and before `until`."""
+    if since is not None and until is not None and since >= until:
+        raise InvalidInput("since", "must be before until")
 
-    >>> from uuid import UUID
-    >>> moment_of(UUID("0190163d-8694-739b-aea5-966c26f8ad91")).isoformat()
-    '2024-06-14T10:14:09.300000+00:00'
+
+# Ids are UUIDv7 (RFC 9562, 5.7): they begin with 48 bits of milliseconds, so a range of ids
+# is a range of time.
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_LAST = 253_402_300_799_999  # milliseconds until the end of the year 9999
+
+
+def uuid7_floor(moment: datetime) -> UUID:
+    """Return the smallest id of a moment, as `outbox.uuid7_floor` does; `moment` is aware.
+
+    >>> uuid7_floor(datetime(2026, 1, 31, tzinfo=UTC))
+    UUID('019c1159-7000-0000-0000-000000000000')
     """
-    return datetime.fromtimestamp((id.int >> 80) / 1_000, UTC)
+    return UUID(int=max(0, (moment - _EPOCH) // _MILLISECOND) << 80)
+
+
+def moment_of(id: UUID) -> datetime:
+    """Return when an id was made, in UTC.
+
+    >>> moment_of(UUID("019c1159-7000-7000-8000-000000000000")).isoformat()
+    '2026-01-31T00:00:00+00:00'
+    """
+    return _EPOCH + _MILLISECOND * min(id.int >> 80, _LAST)

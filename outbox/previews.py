@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class _Event:
+class ClaimedEvent:
     """An event as a worker claims it."""
 
     event_id: str
@@ -42,18 +42,17 @@ def preview(
     event_id: UUID,
     *,
     now: float,
-    attempt: int = 1,
     keyring: Keyring | None = None,
 ) -> Outgoing:
-    """Return an attempt to bring an event to a subscription, at `now` (Unix seconds).
+    """Return the first attempt to bring an event to a subscription, at `now` (Unix seconds).
 
     Whether the event matches is not asked. The signatures are real. `keyring` opens the
     secrets, or else that of OUTBOX_SECRET_KEY. Raises NotFound, WrongState for a removed
     subscription, and InvalidInput where a worker would disable it.
     """
-    event = _as_claimed(show_event(connection, event_id))
+    event = as_claimed(show_event(connection, event_id))
     target = _target(connection, subscription_id, keyring or Keyring.read())
-    return build(target, event, attempt=attempt, timestamp=int(now))
+    return build(target, event, attempt=1, timestamp=int(now))
 
 
 def _target(connection: Connection, id: UUID, keyring: Keyring) -> Target:
@@ -73,10 +72,11 @@ def _target(connection: Connection, id: UUID, keyring: Keyring) -> Target:
     )
 
 
-def _as_claimed(event: StoredEvent) -> _Event:
+def as_claimed(event: StoredEvent) -> ClaimedEvent:
+    """Return `event` as a worker has it in hand."""
     context = json.loads(event.context or "{}")
     traceparent = context.get("traceparent") if isinstance(context, dict) else None
-    return _Event(
+    return ClaimedEvent(
         str(event.id),
         event.type,
         event.tenant,

@@ -7,7 +7,7 @@ from datetime import timedelta
 from secrets import token_bytes
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import delete, extract, func, insert, or_, select, update
+from sqlalchemy import and_, delete, extract, func, insert, or_, select, update
 
 from .errors import InvalidInput
 from .keyring import KEY_RULE, VARIABLE, Keyring, StoredSecret
@@ -17,6 +17,7 @@ from .tables import secret as table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from uuid import UUID
 
     from sqlalchemy import ColumnElement, Connection
@@ -56,11 +57,16 @@ def store(connection: Connection, keyring: Keyring, subscription_id: UUID, secre
     connection.execute(insert(table), row)
 
 
-def live(connection: Connection, subscription_id: UUID) -> list[StoredSecret]:
-    """Return the secrets of a subscription that sign now, newest first."""
+def live(
+    connection: Connection, subscription_id: UUID, *, at: datetime | None = None
+) -> list[StoredSecret]:
+    """Return the secrets of a subscription that sign now, newest first.
+
+    `at` another moment those that signed then, as far as they are still there.
+    """
     query = (
         select(table.c.id, table.c.key_id, table.c.sealed, extract("epoch", table.c.expires_at))
-        .where(table.c.subscription_id == subscription_id, _is_live())
+        .where(table.c.subscription_id == subscription_id, _is_live(at))
         .order_by(table.c.created_at.desc(), table.c.id.desc())
     )
     return [
@@ -190,5 +196,9 @@ def expire(connection: Connection, subscription_id: UUID, *, overlap: float, kep
     connection.execute(update(table).where(mine).values(expires_at=ended))
 
 
-def _is_live() -> ColumnElement[bool]:
-    return or_(table.c.expires_at.is_(None), table.c.expires_at > func.now())
+def _is_live(at: datetime | None = None) -> ColumnElement[bool]:
+    if at is None:
+        return or_(table.c.expires_at.is_(None), table.c.expires_at > func.now())
+    return and_(
+        table.c.created_at <= at, or_(table.c.expires_at.is_(None), table.c.expires_at > at)
+    )

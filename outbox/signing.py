@@ -184,7 +184,7 @@ def verify(
     For receivers. Takes the raw body as it arrived, the request's headers in any case,
     the `whsec_…` secret or the `whpk_…` key or several of them, the Unix time and how
     many seconds the webhook's own time may differ from it. A malformed secret raises
-    `InvalidInput`.
+    `InvalidInput`. Why a signature does not fit, `outbox.verdicts` tells by trying.
 
     >>> import time
     >>> secret, id, now = new_secret(bytes(32)), "evt_1", int(time.time())
@@ -205,7 +205,7 @@ def verify(
     _check_time(timestamp, now, tolerance)
     content, signatures = b"".join((_start(id, timestamp), body)), given.split(" ")
     if not any(fits(content, signatures) for fits in verifiers):
-        raise SignatureInvalid("none of the signatures fits this body")
+        raise SignatureInvalid(_misfit(signatures, secret))
 
 
 def _verifiers(secret: str | Sequence[str]) -> list[Verifier]:
@@ -264,7 +264,17 @@ def _check_time(timestamp: str, now: float, tolerance: float) -> None:
     if not re.fullmatch("[0-9]{1,12}", timestamp):
         raise SignatureInvalid("the header webhook-timestamp is no Unix time in seconds")
     if not abs(now - int(timestamp)) <= tolerance:  # this way round a NaN is refused
-        raise SignatureInvalid(f"the webhook's time differs by more than {tolerance:g} s")
+        side = "past" if now > int(timestamp) else "future"
+        apart = f"{abs(now - int(timestamp)):,.0f} s in the {side}"
+        raise SignatureInvalid(f"the webhook's time is {apart}, more than {tolerance:g} s")
+
+
+def _misfit(signatures: list[str], secret: str | Sequence[str]) -> str:
+    secrets = [secret] if isinstance(secret, str) else secret
+    wanted = sorted({"v1a" if each.startswith(PUBLIC_PREFIX) else "v1" for each in secrets})
+    if any(given.partition(",")[0] in wanted for given in signatures):
+        return "none of the signatures fits this body"
+    return f"none of the signatures is of version {' or '.join(wanted)}, as the secret is"
 
 
 def _start(id: str, timestamp: str) -> bytes:

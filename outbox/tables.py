@@ -14,6 +14,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     SmallInteger,
@@ -21,12 +22,14 @@ from sqlalchemy import (
     Text,
     Uuid,
     cast,
+    literal_column,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, OID
 from sqlalchemy.types import UserDefinedType
 
 metadata = MetaData(schema="outbox")
 Moment = DateTime(timezone=True)
+INFINITY = literal_column("'infinity'::timestamptz", Moment)  # due when somebody says so
 
 
 class JsonText(UserDefinedType[str]):
@@ -263,4 +266,64 @@ worker = Table(
     Column("started_at", Moment),
     Column("seen_at", Moment),
     Column("stopped_at", Moment),
+)
+
+retention = Table(
+    "retention",
+    metadata,
+    Column("keep", Interval),
+    Column("actor", Text),
+    Column("command", Text),
+    Column("changed_at", Moment),
+)
+
+erasure = Table(
+    "erasure",
+    metadata,
+    Column("id", Uuid),
+    Column("tenant", Text),
+    Column("subject", Text),
+    Column("actor", Text),
+    Column("command", Text),
+    Column("erased_at", Moment),
+)
+
+capture = Table(
+    "capture",
+    metadata,
+    Column("id", Uuid),
+    Column("table_name", Text),
+    Column("type", Text),
+    Column("operations", ARRAY(Text)),
+    Column("columns", ARRAY(Text)),
+    Column("excluded", ARRAY(Text)),
+    Column("tenant_from", Text),
+    Column("subject_from", ARRAY(Text)),
+    Column("type_from", Text),
+    Column("actor", Text),
+    Column("command", Text),
+    Column("created_at", Moment),
+    Column("removed_at", Moment),
+    Column("removed_by", Text),
+)
+
+capture_state = Table(
+    "capture_state",
+    metadata,
+    Column("id", Uuid),
+    Column("state", Text),
+    Column("host_table", OID),
+    Column("table_now", Text),
+    Column("columns_now", ARRAY(Text)),
+    Column("children_now", ARRAY(Text)),
+)
+
+limited_claim = Table(
+    "limited_claim",
+    metadata,
+    Column("delivery_id", Uuid),
+    Column("subscription_id", Uuid),
+    Column("subject", Text),
+    Column("attempt", SmallInteger),
+    Column("lease_until", Moment),
 )

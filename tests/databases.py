@@ -38,6 +38,7 @@ fsync = off
 full_page_writes = off
 synchronous_commit = off
 max_connections = 200
+max_prepared_transactions = 2
 """
 
 
@@ -162,7 +163,7 @@ def empty(database: Database) -> None:
 _TABLES = """
 SELECT quote_ident(relname) FROM pg_class
 WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'p')
-  AND NOT relispartition AND relname <> 'schema_version'
+  AND NOT relispartition AND relname NOT IN ('schema_version', 'retention')
 """
 
 

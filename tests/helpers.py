@@ -52,7 +52,14 @@ class Worker:
         """Wait until it ends and return its exit code."""
         code = self._process.wait(timeout)
         self._reader.join()
+        if self._process.stderr:
+            self._process.stderr.close()
         return code
+
+    @property
+    def lives(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
 
     def terminate(self, timeout: float = 30.0) -> int:
         """Ask it to stop and return its exit code."""

@@ -59,3 +59,14 @@ def test_fairness() -> None:
 
     assert [each["hanging"] for each in result["runs"]] == [False, True]
     assert set(result["ratios"]) == {"rate", "p50_ms", "p99_ms"}
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_capture() -> None:
+    """Every kind of statement is measured in every way, and told beside the table as it is."""
+    result = run("benchmarks.capture", "--rows=20", "--statements=50")
+
+    assert len(result["median"]) == len(result["runs"]) == 2 * 3 * 4
+    assert {each["way"] for each in result["median"]} == {"plain", "whole", "chosen", "emit"}
+    assert all(each["wall_ratio"] == 1 for each in result["median"] if each["way"] == "plain")

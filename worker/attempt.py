@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from outbox.request import build
 
+from . import crash
+from .answers import kept
 from .outcome import Judgement, Reply, age, judge, stillborn
 from .rows import Result
 from .send import send
@@ -66,6 +68,7 @@ class Attempter:
                 status=reply.status,
                 error_class=reply.error_class,
                 error=judgement.reason,
+                response_headers=kept(reply.headers) if reply.headers else None,
                 response_body=reply.body or None,
                 limited=claim.limited,
                 operational=claim.operational,
@@ -90,6 +93,7 @@ class Attempter:
         try:
             outgoing = build(ready.target, claim, attempt=claim.attempt, timestamp=timestamp)
             timeout = min(ready.timeout or self._timeout, self._timeout)  # the lease outlasts it
+            crash.at("send")
             return await send(self._transport, outgoing, timeout=timeout)
         except Exception as error:  # whatever it is, the delivery must not be lost with it
             logger.exception("delivery %s: a fault of the worker itself", claim.delivery_id)

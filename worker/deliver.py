@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from . import crash
 from .breaker import Breaker, hurts
 from .claim import Lanes, quotas
 from .faults import in_a_line
@@ -146,7 +147,10 @@ class Deliverer:
 
     async def _claim(self, wanted: dict[str, int]) -> None:
         since = self._claimed_at = time.monotonic()
+        crash.at("claim")
         claims = await self._store.claim(wanted, self._settings.lease)
+        if claims:
+            crash.at("claimed")
         self._ask_again(wanted, LimitedClaims(claims), since)
         await self._recipients.load(claims)
         await self._begin(claims, since)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from . import crash
 from .faults import is_data
 from .settings import FAN_OUT_SIZE
 
@@ -37,6 +38,7 @@ class FanOut:
     async def step(self) -> float:
         """Fan out one batch; return the seconds to wait."""
         try:
+            crash.at("fan-out")
             done = await self._next()
         except psycopg.Error as error:
             if self._size == 1 or not is_data(error):
@@ -44,6 +46,7 @@ class FanOut:
             self._size //= 2
             return 0.0
         if done.deliveries:
+            crash.at("fanned-out")
             self._made(done)
         return self._pace(done.events)
 

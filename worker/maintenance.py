@@ -1,4 +1,4 @@
-"""Standing duties beside the delivery: heartbeat, partitions, leftovers, what only fails.
+"""Standing duties beside the delivery: heartbeat, partitions, retention, leftovers, failing ones.
 
 APScheduler keeps the time. Its defaults drop a run that comes a second late and stop a
 schedule whose job hangs, so each job is bounded, late runs are made up for once, and a
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from outbox.retention import FACTS, PAUSE
 from outbox.schema import VERSION
 
 from .faults import in_a_line
@@ -22,12 +23,14 @@ from .faults import in_a_line
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Awaitable, Callable
+    from datetime import date, datetime
 
     from .store import Store
 
 logger = logging.getLogger("outbox.worker")
 
 JOB_SECONDS = 30  # a job that takes longer is ended
+TRIES = 5  # for the short lock of a day that is to be dropped
 
 
 class Maintenance:
@@ -51,6 +54,7 @@ class Maintenance:
             (self.promote_forgotten, 60),
             (self.disable_failing, 60),
             (self.make_partitions, 3_600),
+            (self.prune, 3_600),
         ):
             self._scheduler.add_job(_bounded(job), "interval", seconds=seconds)
         self._scheduler.add_job(_bounded(self.make_partitions))
@@ -67,10 +71,34 @@ class Maintenance:
             self._outdated(version)
 
     async def make_partitions(self) -> None:
-        """Make the partitions of the days ahead."""
+        """Make the partitions of the days ahead; bring home what lies in the DEFAULT ones."""
         made = await self._store.make_partitions()
         if made:
             logger.info("made %d partitions ahead", made)
+        for fact in FACTS:
+            while moved := await self._store.drain_default(fact):
+                logger.info("moved %d rows of %s_default into a partition", moved, fact)
+
+    async def prune(self) -> None:
+        """Drop the days that are past their retention; what is held or busy waits for next time."""
+        past = await self._store.days_past()
+        dropped = [day for day, looked_at in past if await self._drop(day, looked_at)]
+        if dropped:
+            keys = await self._store.prune_keys()
+            logger.info("pruned %d days up to %s, %d keys", len(dropped), dropped[-1], keys)
+
+    async def _drop(self, day: date, looked_at: datetime) -> bool:
+        for fact in FACTS:
+            for _ in range(TRIES):
+                try:
+                    if not await self._store.drop_day(fact, day, looked_at):
+                        return False
+                    break
+                except psycopg.errors.LockNotAvailable:
+                    await asyncio.sleep(PAUSE)
+            else:
+                return False
+        return True
 
     async def cancel_removed(self) -> None:
         """Cancel what a fan-out made for a subscription while it was removed."""
@@ -105,5 +133,7 @@ def _bounded(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[Any]]
                 await job()
         except (psycopg.Error, TimeoutError) as error:
             logger.warning("%s is put off: %s", job.__name__, in_a_line(error))
+        except asyncio.CancelledError:  # the process stops; APScheduler would log a traceback
+            logger.debug("%s was under way when the worker stopped", job.__name__)
 
     return run

@@ -19,12 +19,12 @@ older than the maximal age of their subscription. `stillborn` says which.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from outbox.schedule import MAX_ASKED, format_schedule, jittered, retry_after, retry_delay
 
+from .answers import bare_url
 from .phases import NO_PHASES, Phases
 
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 
 Outcome = Literal["delivered", "retry", "dead"]
 
-ERROR_CLASSES = (
-    "dns", "connect", "tls", "timeout", "reset", "stale", "protocol", "blocked", "truncated",
-    "internal",
-)  # fmt: skip
 OVERLOADED = frozenset({429, 502, 503, 504})
 OWN_FAULT_DELAY = 5.0
 MAX_OWN_FAULTS = 10  # attempts lost with their worker, after which a delivery is dead
@@ -48,10 +44,10 @@ MAX_SHOWN = 200  # characters of foreign text in a reason
 class Reply:
     """What came back for one request, or why nothing did.
 
-    `status` is None when no answer was read. `headers` have lower-case names; of a 2xx,
-    which they could not change, none are kept. `body` is cut at the cap. `error_class` is
-    None or one of `ERROR_CLASSES`; `error` is a sentence about it that holds no secret and
-    no query string.
+    `status` is None when no answer was read. `headers` have lower-case names; of a 2xx
+    only those that name the request at the receiver are there. `body` is cut at the cap.
+    `error_class` is None or one of `delivery_filter.ERROR_CLASSES`; `error` is a sentence
+    about it that holds no secret and no query string.
     """
 
     status: int | None
@@ -212,8 +208,7 @@ def _failure(reply: Reply) -> str:
 
 
 def _target(reply: Reply) -> str:
-    location = re.split("[?#]", _header(reply, "location") or "", maxsplit=1)[0]
-    shown = _shown(re.sub("//[^/]*@", "//", location))  # a query and a user may be secret
+    shown = _shown(bare_url(_header(reply, "location") or ""))
     return f" to {shown}" if shown else ""
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from . import crash
 from .loop import Bell, Outage
 from .rows import Gone
 from .settings import FLUSH_SECONDS, FLUSH_SIZE
@@ -88,7 +89,9 @@ class Recorder:
         again = False
         while True:
             try:
+                crash.at("record")
                 rows = await self._store.record(batch, again=again, gone=gone)
+                crash.at("recorded")
             except psycopg.Error as error:
                 again = True
                 await asyncio.sleep(outage.begins(error))

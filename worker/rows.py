@@ -75,7 +75,7 @@ class Result(NamedTuple):
     """What an attempt came to, as it is recorded.
 
     `counts` is whether a failure moves the delivery on in its schedule; `delay` is the
-    seconds until the next attempt.
+    seconds until the next attempt. `response_headers` is a JSON object.
     """
 
     delivery_id: str
@@ -95,6 +95,7 @@ class Result(NamedTuple):
     tls_ms: int | None = None
     first_byte_ms: int | None = None
     body_ms: int | None = None
+    response_headers: str | None = None
     limited: bool = False  # its claim counts against a limit of its subscription
     operational: bool = False  # its event is one of ours: its fate makes no other
 

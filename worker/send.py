@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from . import crash
+from .answers import decoded
 from .failures import Blocked, DnsError, Stale, TlsError
 from .outcome import Reply
 from .phases import WORDS, Stopwatch
@@ -40,6 +42,7 @@ async def send(transport: httpx.AsyncBaseTransport, outgoing: Outgoing, *, timeo
     try:
         async with asyncio.timeout(timeout):
             response = await transport.handle_async_request(request)
+            crash.at("headers")
             watch.enter("body")
             body = await _read(response)
     except TimeoutError:
@@ -47,6 +50,7 @@ async def send(transport: httpx.AsyncBaseTransport, outgoing: Outgoing, *, timeo
         return _broken(response, watch, late, f"no complete answer within {timeout:g} s")
     except httpx.TransportError as error:
         return _broken(response, watch, _error_class(error), str(error))
+    crash.at("answered")
     return _reply(response, body, watch)
 
 
@@ -72,15 +76,8 @@ def _reply(
     error_class: str | None = None,
     error: str | None = None,
 ) -> Reply:
-    headers = () if response.is_success else _decoded(response)
+    headers = decoded(response.headers.raw, delivered=response.is_success)
     return Reply(response.status_code, headers, body, error_class, error, watch.stop())
-
-
-def _decoded(response: httpx.Response) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (name.decode("latin-1").lower(), value.decode("latin-1"))
-        for name, value in response.headers.raw
-    )
 
 
 def _broken(

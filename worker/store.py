@@ -26,6 +26,7 @@ from .rows import FannedOut, Lane, LimitedClaims, Recipient, Recorded, Result
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
+    from datetime import date, datetime
 
     from psycopg import AsyncConnection
     from psycopg_pool import AsyncConnectionPool
@@ -61,6 +62,27 @@ class Store:
     async def make_partitions(self) -> int:
         """Make the partitions of the days ahead; return how many were missing."""
         return int((await self._all("make_partitions", {}))[0].made)
+
+    async def drain_default(self, fact: str) -> int:
+        """Move one past day out of a DEFAULT partition; return how many rows, 0 at the end."""
+        return int((await self._all("drain_default", {"fact": fact}))[0].moved)
+
+    async def days_past(self) -> list[tuple[date, datetime]]:
+        """Return the days to drop, oldest first, each with when it was looked at."""
+        return [(row.day, row.looked_at) for row in await self._all("days_past", {})]
+
+    async def drop_day(self, fact: str, day: date, looked_at: datetime) -> bool:
+        """Drop a day of a fact; return whether nothing of it was open."""
+        values = {"fact": fact, "day": day, "looked_at": looked_at}
+        return bool((await self._all("drop_day", values))[0].dropped)
+
+    async def prune_keys(self) -> int:
+        """Forget the keys of events that are past their retention; return how many."""
+        pruned, tenant, key = 0, "", ""
+        while rows := await self._all("prune_keys", {"tenant": tenant, "key": key}):
+            tenant, key = rows[0].tenant, rows[0].key
+            pruned += rows[0].pruned
+        return pruned
 
     async def cancel_removed(self) -> int:
         """Cancel deliveries that a fan-out made while their subscription was removed."""
@@ -250,7 +272,9 @@ def _together(
     return connection.transaction() if several else nullcontext()
 
 
-_FREE = frozenset({"error", "response_body"})  # columns that hold what others wrote
+_FREE = frozenset(
+    {"error", "response_headers", "response_body"}
+)  # columns that hold what others wrote
 
 
 def _array(values: Iterable[object]) -> str:

@@ -13,6 +13,7 @@ Objects that a subscription's requests share (its URL) are made once and kept.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from yarl import URL
 from outbox.addresses import PUBLIC
 from outbox.errors import InvalidInput
 
+from . import crash
 from .connector import EXCHANGE, Connector, Exchange, Policy
 from .failures import Stale
 from .phases import Stopwatch
@@ -85,7 +87,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             response = await self._session.request(
                 request.method,
                 _yarl(str(request.url)),
-                data=await _bytes(request.stream),
+                data=_data(await _bytes(request.stream), headers),
                 headers=headers,
                 allow_redirects=False,
                 proxy=self._proxy,
@@ -122,6 +124,20 @@ class _Body(httpx.AsyncByteStream):
             self._response.release()
         else:
             self._response.close()
+
+
+def _data(body: bytes, headers: CIMultiDict[str]) -> bytes | AsyncIterator[bytes]:
+    if crash.WHERE != "half":
+        return body
+    headers["content-length"] = str(len(body))
+    return _in_halves(body)
+
+
+async def _in_halves(body: bytes) -> AsyncIterator[bytes]:
+    yield body[: len(body) // 2]
+    await asyncio.sleep(0)  # lets the first half leave
+    crash.at("half")
+    yield body[len(body) // 2 :]
 
 
 async def _bytes(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:

@@ -24,8 +24,10 @@ SALES = [
 def delivery(event: UUID, url: str, state: str = "delivered") -> Delivery:
     """A delivery of an event."""
     return Delivery(
-        id=event, event_id=event, type="", subscription_id=event, url=url, state=state, attempts=1,
-        due_at=None, held=None, in_flight=False, status=None, error=None,
+        id=event, event_id=event, type="", tenant=None, subject=None, subscription_id=event,
+        url=url, replay_id=None, made_at=datetime(2026, 1, 31, tzinfo=UTC), state=state,
+        attempts=1, outcome=None, status=None, error_class=None, error=None, due_at=None,
+        held=None, in_flight=False,
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def test_every_command_on_a_database_takes_its_url(path: str) -> None:
     """--database-url stands wherever a database is used."""
     options = [option for each in COMMANDS[path].command.params for option in each.opts]
 
-    without = {"outbox demo", "outbox schema print", "outbox secrets new-key"}
+    without = {"outbox demo", "outbox listen", "outbox schema print", "outbox secrets new-key"}
     assert ("--database-url" in options) == (path not in without)
 
 

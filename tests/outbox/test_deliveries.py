@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
@@ -10,8 +10,11 @@ from sqlalchemy import Connection, text
 
 import outbox
 from outbox import Event, InvalidInput, NotFound, deliveries, subscriptions
-from outbox.deliveries import STATES, Delivery
+from outbox.delivery_filter import STATES
 from tests.factories import BY, subscribe, value
+
+if TYPE_CHECKING:
+    from outbox.deliveries import Delivery
 
 QUEUE = """
 INSERT INTO outbox.delivery_queue (

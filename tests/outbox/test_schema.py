@@ -405,6 +405,7 @@ CATALOG = {
         FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
         WHERE c.relnamespace = 'outbox'::regnamespace AND NOT tgisinternal
     """,
+    "views": "SELECT viewname::text, definition FROM pg_views WHERE schemaname = 'outbox'",
     "settings": """
         SELECT relname::text, reloptions::text FROM pg_class
         WHERE relnamespace = 'outbox'::regnamespace
@@ -442,6 +443,8 @@ KINDS = {
     "LargeBinary": "bytea",
     "ARRAY": "ARRAY",
     "Double": "double precision",
+    "Interval": "interval",
+    "OID": "oid",
 }
 
 

@@ -192,6 +192,24 @@ def test_out_of_tolerance(now: float) -> None:
         verify(BODY, signed(), SECRET, now=now)
 
 
+def test_the_error_tells_how_old_it_is() -> None:
+    """Whether a clock is wrong or a request old is seen by how far and to which side."""
+    with pytest.raises(SignatureInvalid, match="time is 7,200 s in the past, more than 300 s"):
+        verify(BODY, signed(), SECRET, now=NOW + 7200)
+    with pytest.raises(SignatureInvalid, match="time is 301 s in the future, more than"):
+        verify(BODY, signed(), SECRET, now=NOW - 301)
+
+
+def test_the_error_names_the_version() -> None:
+    """A signature of another kind than the secret's is told from one that does not fit."""
+    with pytest.raises(SignatureInvalid, match="signatures is of version v1a, as the secret is"):
+        verify(BODY, signed(), PUBLIC, now=NOW)
+    with pytest.raises(SignatureInvalid, match="is of version v1, as the secret is"):
+        verify(BODY, {**signed(), "webhook-signature": "v2,AAAA"}, SECRET, now=NOW)
+    with pytest.raises(SignatureInvalid, match="none of the signatures fits this body"):
+        verify(b"", signed(), [PUBLIC, SECRET], now=NOW)
+
+
 @pytest.mark.parametrize(
     "timestamp", ["", " 1614265330", "1614265330.0", "01614265330", "1_614_265_330", "٣", "1" * 13]
 )

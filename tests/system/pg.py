@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_SETTINGS = "fsync = off"  # what was committed must survive the server, not the machine
+_SETTINGS = """
+fsync = off  # what was committed must survive the server, not the machine
+max_prepared_transactions = 10
+"""
 
 
 @dataclass(frozen=True)

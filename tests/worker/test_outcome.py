@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from outbox.delivery_filter import ERROR_CLASSES
 from outbox.schedule import DEFAULT_SCHEDULE
 from outbox.worker import outcome
-from outbox.worker.outcome import ERROR_CLASSES, Age, Judgement, Reply, age, judge, stillborn
+from outbox.worker.outcome import Age, Judgement, Reply, age, judge, stillborn
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 

@@ -15,7 +15,7 @@ from outbox.binary import to_base64
 from outbox.keyring import Keyring
 from outbox.previews import preview
 from outbox.signing import new_secret, verify
-from tests.factories import BY, LOOPBACK, event, value
+from tests.factories import BY, LOOPBACK, event, rows, value
 
 from .conftest import until, working
 
@@ -167,3 +167,35 @@ def test_timeout_of_a_subscription(committed_db: Database) -> None:
     with committed_db.engine.connect() as connection:
         error = value(connection, "SELECT error FROM outbox.attempt")
     assert error.startswith("timeout: no complete answer within 0.1 s")
+
+
+def test_headers_of_answers(committed_db: Database) -> None:
+    """What refused keeps its headers without credentials, a 2xx only what names it."""
+    add(committed_db, Keyring(), schedule=[0, 0.01, 0.01])
+    emit(committed_db)
+    answers = [
+        httpx.Response(503, headers={"Server": 'a, {"b"}', "Set-Cookie": "s=1"}),
+        httpx.Response(200, headers={"Server": "a", "X-Request-Id": "r-1"}),
+    ]
+
+    async def run() -> None:
+        async with working(committed_db, httpx.MockTransport(lambda _: answers.pop(0))):
+            await until(lambda: count(committed_db, DELIVERED))
+
+    asyncio.run(run())
+
+    query = "SELECT response_headers::text FROM outbox.attempt ORDER BY attempt"
+    with committed_db.engine.connect() as connection:
+        assert [json.loads(text) for (text,) in rows(connection, query)] == [
+            {"server": 'a, {"b"}'},
+            {"x-request-id": "r-1"},
+        ]
+
+
+def test_a_usual_delivery_keeps_no_headers(committed_db: Database) -> None:
+    """A 2xx that names nothing costs nothing."""
+    add(committed_db, Keyring())
+    emit(committed_db)
+    work(committed_db, DELIVERED)
+
+    assert count(committed_db, "outbox.attempt WHERE response_headers IS NULL") == 1

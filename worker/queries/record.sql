@@ -13,10 +13,10 @@ WITH given AS MATERIALIZED (
         %(revision)s::int[], %(started_at)s::timestamptz[], %(duration_ms)s::int[],
         %(status)s::smallint[], %(error_class)s::text[], %(error)s::text[], %(response_body)s::bytea[],
         %(dns_ms)s::int[], %(connect_ms)s::int[], %(tls_ms)s::int[], %(first_byte_ms)s::int[],
-        %(body_ms)s::int[], %(operational)s::boolean[]
+        %(body_ms)s::int[], %(response_headers)s::json[], %(operational)s::boolean[]
     ) AS g (delivery_id, attempt, outcome, counts, delay, revision, started_at, duration_ms,
             status, error_class, error, response_body,
-            dns_ms, connect_ms, tls_ms, first_byte_ms, body_ms, operational)
+            dns_ms, connect_ms, tls_ms, first_byte_ms, body_ms, response_headers, operational)
     WHERE NOT (%(again)s::boolean AND coalesce((
         SELECT true FROM outbox.attempt a
         WHERE a.delivery_id = g.delivery_id AND a.attempt = g.attempt
@@ -60,10 +60,10 @@ WITH given AS MATERIALIZED (
 INSERT INTO outbox.attempt (
     delivery_id, attempt, outcome, worker_id, revision, started_at, duration_ms,
     dns_ms, connect_ms, tls_ms, first_byte_ms, body_ms,
-    status, error_class, error, response_body, due_at)
+    status, error_class, error, response_headers, response_body, due_at)
 SELECT delivery_id, attempt, CASE WHEN in_time THEN outcome ELSE 'late' END, %(owner)s,
     revision, started_at, duration_ms, dns_ms, connect_ms, tls_ms, first_byte_ms, body_ms,
-    status, error_class, error, response_body,
+    status, error_class, error, response_headers, response_body,
     CASE WHEN in_time AND outcome = 'retry' THEN now() + make_interval(secs => delay) END
 FROM judged
 WHERE (SELECT count(*) FROM noted) >= 0  -- lets it happen

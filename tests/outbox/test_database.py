@@ -1,0 +1,47 @@
+"""What PostgreSQL says, in one line of our own."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, text
+
+from outbox import DatabaseUnavailable, SchemaMismatch
+from outbox.database import reason, translated
+
+AGAIN = 'connection to server at "::1", port 5432 failed: FATAL:  password authentication failed'
+SAID = {
+    psycopg.OperationalError("connection failed: a\n\tIs the server running?"):
+        "connection failed: a Is the server running?",
+    psycopg.OperationalError(f"connection failed: {AGAIN}\n{AGAIN}"):
+        f"connection failed: {AGAIN.replace('  ', ' ')}",
+    psycopg.OperationalError("b\nMultiple connection attempts failed: - c"): "b",
+    psycopg.OperationalError(): "OperationalError",
+    psycopg.errors.DiskFull("could not extend file: No space left on device"):
+        "could not extend file: No space left on device",
+    psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction"):
+        "cannot execute INSERT in a read-only transaction; "
+        "is it a standby? give the url of the primary",
+    psycopg.errors.InsufficientPrivilege("permission denied for table event"):
+        "permission denied for table event; the role lacks the right; see `outbox grant`",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "line"), SAID.items(), ids=SAID.values())
+def test_reason(error: psycopg.Error, line: str) -> None:
+    """It is one line, which says nothing twice, and the remedy where there is one."""
+    assert reason(error) == line
+
+
+def test_no_statement_and_no_data(db: Connection) -> None:
+    """What the server quotes of statements and data stays out."""
+    with pytest.raises(DatabaseUnavailable) as error, translated():
+        db.execute(text("DO $$ BEGIN RAISE 'it is full' USING DETAIL = 'canary'; END $$"))
+
+    assert str(error.value) == "database: it is full"
+
+
+def test_no_schema(db: Connection) -> None:
+    """A table that is missing means a schema that is."""
+    with pytest.raises(SchemaMismatch), translated():
+        db.execute(text("SELECT * FROM outbox.nope"))

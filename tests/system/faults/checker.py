@@ -1,0 +1,220 @@
+"""The checker: compares what hosts, receivers and database say, and names what does not fit.
+
+It looks at nothing but the evidence, so it can be shown any. Each finding is one line that
+begins with the promise that was broken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from uuid import UUID
+
+ENDS = frozenset({"delivered", "dead", "cancelled"})
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request at a receiver, and how it was answered (None: not at all)."""
+
+    event: UUID
+    subscription: UUID
+    attempt: int
+    body: bytes
+    at: float
+    status: int | None
+    verified: bool
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A subscription: what it asks for, and whether in the order of subjects."""
+
+    prefix: str
+    tenant: str | None
+    ordered: bool
+    constant: bool  # neither removed nor paused for good: it gets everything
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known after a run, with the facts of the database."""
+
+    certain: set[UUID]
+    aborted: set[UUID]
+    unknown: set[UUID]
+    events: Mapping[UUID, tuple[str, str | None, str | None]]  # id: type, tenant, subject
+    wishes: Mapping[UUID, Wish]
+    deliveries: Mapping[UUID, tuple[UUID, UUID, bool]]  # id: event, subscription, asked by a person
+    queued: set[UUID]  # deliveries
+    not_fanned_out: set[UUID]
+    attempts: Mapping[UUID, list[tuple[int, str, int | None]]]  # delivery: number, outcome, status
+    seen: list[Seen]
+    faults: Mapping[str, int]  # how often each was to fire, and did
+    most_in_flight: int  # requests that all faults together may have cut off
+    logs: list[str]
+
+
+def check(evidence: Evidence) -> list[str]:
+    """Return the findings, none if every promise was kept."""
+    checks = (
+        committed, fanned_out, ended_once, numbered, judged_once, delivered_is_2xx, accounted_for,
+        repeated, same_bytes, in_order, quiet_logs,
+    )  # fmt: skip
+    return [finding for each in checks for finding in each(evidence)]
+
+
+def committed(evidence: Evidence) -> Iterator[str]:
+    """P1: exactly what was committed exists, and was fanned out."""
+    stored = set(evidence.events)
+    yield from _named("P1 an event was lost", evidence.certain - stored)
+    yield from _named("P1 an event that was rolled back exists", evidence.aborted & stored)
+    known = evidence.certain | evidence.unknown
+    yield from _named("P1 an event came from nowhere", stored - known)
+    yield from _named("P2 an event was not fanned out", evidence.not_fanned_out)
+
+
+def fanned_out(evidence: Evidence) -> Iterator[str]:
+    """P2: one delivery for each event and subscription that matches."""
+    made = Counter((event, to) for event, to, asked in evidence.deliveries.values() if not asked)
+    yield from _named("P2 two deliveries of one event", {p for p, n in made.items() if n > 1})
+    owed = {
+        (event, to)
+        for to, wish in evidence.wishes.items()
+        for event, (type, tenant, _) in evidence.events.items()
+        if type.startswith(wish.prefix) and wish.tenant in (None, tenant)
+    }
+    due = {(event, to) for event, to in owed if evidence.wishes[to].constant}
+    yield from _named("P2 a delivery is missing", due - set(made))
+    ours = {(event, to) for event, to in made if event in evidence.events}
+    yield from _named("P2 a delivery that nobody asked for", ours - owed)
+
+
+def ended_once(evidence: Evidence) -> Iterator[str]:
+    """P3: after the run each delivery has ended, once."""
+    for id in evidence.deliveries:
+        ends = [outcome for _, outcome, _ in evidence.attempts.get(id, []) if outcome in ENDS]
+        if len(ends) > 1:
+            yield f"P3 a delivery ended {len(ends)} times: {id}"
+        if (len(ends) == 1) == (id in evidence.queued):
+            yield f"P3 a delivery is {'open and ended' if ends else 'neither open nor ended'}: {id}"
+        elif not ends:
+            yield f"P3 a delivery is still open: {id}"
+
+
+def numbered(evidence: Evidence) -> Iterator[str]:
+    """P6: the attempts of a delivery are numbered without a gap."""
+    for id, found in evidence.attempts.items():
+        numbers = {number for number, outcome, _ in found if outcome != "cancelled"}
+        if numbers != set(range(1, len(numbers) + 1)):
+            yield f"P6 attempts with a gap, {sorted(numbers)}: {id}"
+
+
+def judged_once(evidence: Evidence) -> Iterator[str]:
+    """P6: an attempt has one outcome; a late 2xx may stand beside the `lost` of its worker."""
+    for id, found in evidence.attempts.items():
+        verdicts: dict[int, set[str]] = defaultdict(set)
+        for number, outcome, _ in found:
+            if outcome not in {"late", "cancelled"}:
+                verdicts[number].add(outcome)
+        for number, outcomes in verdicts.items():
+            if len(outcomes) > 1 and outcomes != {"lost", "delivered"}:
+                yield f"P6 attempt {number} is {' and '.join(sorted(outcomes))}: {id}"
+
+
+def delivered_is_2xx(evidence: Evidence) -> Iterator[str]:
+    """P4: what counts as delivered was answered 2xx, and was signed."""
+    answered = {
+        (seen.event, seen.subscription, seen.attempt)
+        for seen in evidence.seen
+        if seen.status is not None and 200 <= seen.status <= 299
+    }
+    for id, found in evidence.attempts.items():
+        event, to, _ = evidence.deliveries[id]
+        for number, outcome, _ in found:
+            if outcome == "delivered" and (event, to, number) not in answered:
+                yield f"P4 delivered without a 2xx: {id}"
+    yield from _named(
+        "P10 a signature does not verify", {s.event for s in evidence.seen if not s.verified}
+    )
+
+
+def accounted_for(evidence: Evidence) -> Iterator[str]:
+    """P6: each request has an attempt on record."""
+    recorded = {
+        (*evidence.deliveries[id][:2], number)
+        for id, found in evidence.attempts.items()
+        for number, _, _ in found
+    }
+    sent = {(seen.event, seen.subscription, seen.attempt) for seen in evidence.seen}
+    yield from _named("P6 a request has no attempt", sent - recorded)
+
+
+def repeated(evidence: Evidence) -> Iterator[str]:
+    """P5: what came again after a 2xx is no more than faults cut off, and each is on record."""
+    answered = Counter(
+        (seen.event, seen.subscription)
+        for seen in evidence.seen
+        if seen.status is not None and 200 <= seen.status <= 299
+    )
+    asked = Counter(
+        (event, to) for event, to, by_a_person in evidence.deliveries.values() if by_a_person
+    )
+    extra = sum(max(0, n - 1 - asked[pair]) for pair, n in answered.items())
+    lost = sum(
+        outcome in {"lost", "late"}
+        for found in evidence.attempts.values()
+        for _, outcome, _ in found
+    )
+    if extra > lost:
+        yield f"P5 {extra} requests were repeated, {lost} attempts were lost or late"
+    if extra > evidence.most_in_flight:
+        yield f"P5 {extra} requests were repeated, {evidence.most_in_flight} were in flight"
+
+
+def same_bytes(evidence: Evidence) -> Iterator[str]:
+    """The same event is the same body, at every attempt, to every subscription."""
+    bodies: dict[UUID, set[bytes]] = defaultdict(set)
+    for seen in evidence.seen:
+        bodies[seen.event].add(seen.body)
+    yield from _named("P5 a body changed", {id for id, found in bodies.items() if len(found) > 1})
+
+
+def in_order(evidence: Evidence) -> Iterator[str]:
+    """P7: of an ordered subscription, a subject's events begin in the order of their ids."""
+    for to, wish in evidence.wishes.items():
+        if not wish.ordered:
+            continue
+        last: dict[str | None, UUID] = {}
+        ended: set[UUID] = set()
+        for seen in sorted((s for s in evidence.seen if s.subscription == to), key=lambda s: s.at):
+            subject = evidence.events.get(seen.event, ("", None, None))[2]
+            if seen.event in ended:
+                continue  # again, after a fault
+            before = last.get(subject)
+            if before is not None and before != seen.event and before not in ended:
+                yield f"P7 {seen.event} began before {before} had ended"
+            last[subject] = seen.event
+            if seen.status is not None and 200 <= seen.status <= 299:
+                ended.add(seen.event)
+
+
+def quiet_logs(evidence: Evidence) -> Iterator[str]:
+    """No worker was surprised."""
+    for number, line in enumerate(evidence.logs):
+        if "Traceback" in line:
+            told = next((each for each in evidence.logs[number + 1 :] if each[:1].strip()), "")
+            yield f"a traceback in a log: {told}"
+
+
+def _named(what: str, ids: Iterable[object]) -> Iterator[str]:
+    """Name the first few, count the others."""
+    shown = sorted(ids, key=str)
+    for id in shown[:3]:
+        yield f"{what}: {' to '.join(map(str, id)) if isinstance(id, tuple) else id}"
+    if len(shown) > 3:
+        yield f"{what}: and {len(shown) - 3:,} more"

@@ -1,0 +1,213 @@
+"""One run: hosts, workers, receivers and a nemesis on a PostgreSQL of their own.
+
+run = Run(cluster, seed=7)
+evidence = run.play([faults.kill_a_worker, faults.crash("claimed")], seconds=5)
+assert check(evidence) == []
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import outbox
+from outbox import subscriptions
+from tests.databases import engine_at
+from tests.factories import BY, LOOPBACK, rows
+from tests.helpers import eventually
+from tests.receiver import Answer, Receiver, Request
+
+from .checker import Evidence, Seen, Wish
+from .hosts import Host, Log
+from .proxy import Proxy
+from .workers import Fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Engine
+
+    from tests.system.pg import Cluster
+
+    Fault = Callable[["Run"], bool]
+
+HOSTS = 3
+PAUSE = 0.06  # seconds between two transactions of a host, on average
+DRAIN = 60.0  # seconds for all to end after the last fault
+
+# What is subscribed to, and how each receiver behaves.
+WISHES = {
+    "all": Wish("", None, ordered=False, constant=True),
+    "flaky": Wish("invoice.", None, ordered=False, constant=True),
+    "acme": Wish("", "acme", ordered=False, constant=True),
+    "ordered": Wish("user.", None, ordered=True, constant=True),
+    "edited": Wish("invoice.paid", None, ordered=False, constant=True),
+}
+PATTERNS = {"": "*", "invoice.": "invoice.*", "user.": "user.*", "invoice.paid": "invoice.paid"}
+SCHEDULE = [0.0, *[0.2] * 60]
+
+
+class Run:
+    """What takes part; faults reach it through its attributes."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        seed: int,
+        *,
+        mutation: str = "",
+        patience: float = DRAIN,
+        flakiness: float = 0.3,
+    ) -> None:
+        self.cluster = cluster
+        self._flakiness = flakiness
+        self._patience = patience
+        self.rng = random.Random(seed)  # noqa: S311 - a seeded run
+        self.engine: Engine = engine_at(cluster.url)
+        self.log = Log()
+        self.fired: dict[str, int] = {}
+        self.secrets: dict[UUID, list[str]] = {}
+        self.ids: dict[str, UUID] = {}
+        self._lock = threading.Lock()
+        self._seen: list[tuple[Request, int | None]] = []
+        self.proxy = Proxy(cluster.folder / ".s.PGSQL.5432")
+        self.fleet = Fleet(self, mutation)
+
+    def play(self, faults: Sequence[Fault], *, seconds: float) -> Evidence:
+        """Let hosts emit for so long, with the faults spread over it; wait until all has ended."""
+        with ExitStack() as stack:
+            stack.enter_context(self.proxy)
+            receiver = stack.enter_context(Receiver())
+            receiver.script = self._answer
+            self._prepare(receiver)
+            stack.callback(self.fleet.end)
+            self.fleet.start(2)
+            hosts = [
+                Host(self.engine, self.log, self.rng.randrange(2**32), PAUSE) for _ in range(HOSTS)
+            ]
+            self._spread(faults, seconds)
+            for host in hosts:
+                host.stop()
+            self._heal()
+            self._wait_until_done()
+            self.fleet.end()
+            return self._evidence()
+
+    def ask(self, query: str) -> list[tuple[object, ...]]:
+        """What a query finds, on a connection of its own."""
+        with self.engine.connect() as connection:
+            return rows(connection, query)
+
+    def execute(self, statement: str) -> None:
+        """Run a statement outside of a transaction."""
+        with self.engine.connect() as connection:
+            autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
+            autocommit.exec_driver_sql(statement)
+
+    def _prepare(self, receiver: Receiver) -> None:
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS account (id int, visits int)")
+            connection.exec_driver_sql("INSERT INTO account VALUES (1, 0)")
+            for name, wish in WISHES.items():
+                added, secret = subscriptions.add(
+                    connection, f"{receiver.url.partition('?')[0]}{name}",
+                    [PATTERNS[wish.prefix]], tenant=wish.tenant, by=BY, allow=LOOPBACK,
+                    schedule=SCHEDULE, ordered="skip" if wish.ordered else None,
+                )  # fmt: skip
+                self.ids[name] = added.id
+                self.secrets[added.id] = [str(secret)]
+
+    def _spread(self, faults: Sequence[Fault], seconds: float) -> None:
+        began = time.monotonic()
+        for number, fault in enumerate(faults, 1):
+            at = began + seconds * number / (len(faults) + 1)
+            time.sleep(max(0.0, at - time.monotonic()))
+            name = getattr(fault, "name", fault.__name__)
+            self.fired[name] = self.fired.get(name, 0) + bool(fault(self))
+        time.sleep(max(0.0, began + seconds - time.monotonic()))
+
+    def _heal(self) -> None:
+        """Whatever a fault left behind is undone, and workers are there."""
+        self.cluster.start()
+        for name in ("edited",):
+            with self.engine.begin() as connection:
+                found = subscriptions.show(connection, self.ids[name])
+                if found.state != "active":
+                    subscriptions.resume(connection, found.id, by=BY)
+        self.fleet.start(2)
+
+    def _wait_until_done(self) -> None:
+        """Wait until nothing is open; what never ends is for the checker to name."""
+        with suppress(AssertionError):
+            eventually(lambda: not self.ask(OPEN), self._patience)
+
+    # The receivers.
+
+    def _answer(self, request: Request) -> Answer:
+        """Answer as the receiver of this path does, and remember it before the answer leaves."""
+        with self._lock:
+            flaky = request.path.startswith("/flaky") and self.rng.random() < self._flakiness
+            status = self.rng.choice([500, 500, 500, 503, 429]) if flaky else 200
+            delay = self.rng.uniform(0, 0.1)
+            self._seen.append((request, status))
+        return Answer(status, delay=delay)
+
+    # The evidence.
+
+    def _evidence(self) -> Evidence:
+        with self.engine.connect() as connection:
+            events = {
+                id: (type, tenant, subject)
+                for id, type, tenant, subject in rows(
+                    connection,
+                    "SELECT id, type, tenant, subject FROM outbox.event"
+                    " WHERE coalesce(source, '') <> 'outbox'",
+                )
+            }
+            attempts: dict[UUID, list[tuple[int, str, int | None]]] = {}
+            for id, *attempt in rows(connection, ATTEMPTS):
+                attempts.setdefault(id, []).append((attempt[0], attempt[1], attempt[2]))
+            return Evidence(
+                certain=self.log.certain, aborted=self.log.aborted, unknown=self.log.unknown,
+                events=events,
+                wishes={self.ids[name]: wish for name, wish in WISHES.items()},
+                deliveries={id: (e, s, bool(r)) for id, e, s, r in rows(connection, DELIVERIES)},
+                queued={id for (id,) in rows(connection, QUEUED)},
+                not_fanned_out={id for (id,) in rows(connection, NOT_FANNED_OUT)},
+                attempts=attempts,
+                seen=[self._judged(request, status) for request, status in self._seen],
+                faults=self.fired,
+                most_in_flight=self.fleet.cut_off,
+                logs=self.fleet.lines,
+            )  # fmt: skip
+
+    def _judged(self, request: Request, status: int | None) -> Seen:
+        to = self.ids[request.path.strip("/").partition("?")[0]]
+        return Seen(
+            event=UUID(request.header("webhook-id")), subscription=to,
+            attempt=int(request.header("webhook-attempt")), body=request.body,
+            at=request.arrived, status=status, verified=self._verifies(request, to),
+        )  # fmt: skip
+
+    def _verifies(self, request: Request, to: UUID) -> bool:
+        headers = {name.lower(): value for name, value in request.headers}
+        for secret in self.secrets[to]:
+            try:
+                outbox.verify(request.body, headers, secret, now=time.time())
+            except outbox.SignatureInvalid:
+                continue
+            return True
+        return False
+
+
+OPEN = """
+SELECT 1 FROM outbox.event_queue UNION ALL SELECT 1 FROM outbox.delivery_queue LIMIT 1
+"""
+ATTEMPTS = "SELECT delivery_id, attempt, outcome, status FROM outbox.attempt"
+DELIVERIES = "SELECT id, event_id, subscription_id, replay_id IS NOT NULL FROM outbox.delivery"
+QUEUED = "SELECT delivery_id FROM outbox.delivery_queue"
+NOT_FANNED_OUT = "SELECT event_id FROM outbox.event_queue"

@@ -1,0 +1,42 @@
+"""Faults of every kind, while hosts emit and workers deliver: every promise is kept.
+
+The runs are seeded. `make soak` plays random ones for as long as it is told.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .faults import faults
+from .faults.checker import check
+from .faults.run import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .pg import Cluster
+
+pytestmark = [pytest.mark.system, pytest.mark.slow]
+
+SETS: dict[str, Sequence[faults.Fault]] = {
+    "crash points": faults.CRASHES,
+    "workers": [faults.kill_a_worker, faults.stop_a_worker, faults.stall_a_worker],
+    "database": [faults.crash_postgresql, faults.kill_backends, faults.crash_postgresql_thrice],
+    "connections": [faults.cut("before"), faults.cut("after"), faults.use_up_connections],
+    "locks": [faults.lock_the_queue, faults.read_only, faults.kill_backends],
+    "operator": [faults.pause_and_resume, faults.rotate_a_secret, faults.kill_a_worker],
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_faults(own_cluster: Cluster, name: str) -> None:
+    """Nothing is lost, nothing ends twice, and what came again is accounted for."""
+    run = Run(own_cluster, seed=len(name))
+    evidence = run.play(SETS[name], seconds=8)
+
+    assert check(evidence) == []
+    assert {name for name, fired in evidence.faults.items() if not fired} == set()
+    assert len(evidence.certain) > 50
+    assert run.log.conflicts == 0

@@ -1,0 +1,1 @@
+SELECT outbox.drain_default(%(fact)s) AS moved

@@ -1,0 +1,1 @@
+SELECT outbox.drop_day(%(fact)s, %(day)s, %(looked_at)s) AS dropped
