@@ -11,6 +11,7 @@ If the transaction commits, every subscription that wants the event gets it: sig
 retried, with each attempt on record. If it rolls back, nothing happened.
 """
 
+from .answers import Answer, Waited
 from .errors import (
     DatabaseUnavailable,
     EmbeddedUnavailable,
@@ -25,8 +26,10 @@ from .errors import (
 from .events import Event, emit, emit_many
 from .signing import verify
 from .version import __version__
+from .waiting import wait
 
 __all__ = [
+    "Answer",
     "DatabaseUnavailable",
     "EmbeddedUnavailable",
     "Event",
@@ -36,9 +39,11 @@ __all__ = [
     "OutboxError",
     "SchemaMismatch",
     "SignatureInvalid",
+    "Waited",
     "WrongState",
     "__version__",
     "emit",
     "emit_many",
     "verify",
+    "wait",
 ]

@@ -142,27 +142,26 @@ _LAST = (
 )
 _OPEN = delivery_queue.c.delivery_id.is_not(None)
 _waits = delivery_queue.c.due_at == literal_column("'infinity'::timestamptz")
-_blocked = and_(
+BLOCKED = and_(
     _waits,
     blocked_subject.c.subscription_id == delivery_queue.c.subscription_id,
     blocked_subject.c.subject == delivery_queue.c.subject,
+)
+HELD = case(
+    (
+        and_(_OPEN, subscription.c.state != "active"),
+        subscription.c.state + func.coalesce(": " + subscription.c.state_reason, ""),
+    ),
+    (
+        blocked_subject.c.delivery_id.is_not(None),
+        "blocked: a delivery of its subject is dead, " + cast(blocked_subject.c.delivery_id, Text),
+    ),
+    (_waits, "in order: another delivery of its subject is first"),
 )
 _derived_state: ColumnElement[str] = case((_OPEN, "pending"), else_=_END.c.outcome)
 
 
 def _query() -> Select[Any]:
-    held = case(
-        (
-            and_(_OPEN, subscription.c.state != "active"),
-            subscription.c.state + func.coalesce(": " + subscription.c.state_reason, ""),
-        ),
-        (
-            blocked_subject.c.delivery_id.is_not(None),
-            "blocked: a delivery of its subject is dead, "
-            + cast(blocked_subject.c.delivery_id, Text),
-        ),
-        (_waits, "in order: another delivery of its subject is first"),
-    )
     attempts = func.greatest(delivery_queue.c.attempt, func.coalesce(_LAST.c.attempt, 0))
     in_flight = and_(_OPEN, delivery_queue.c.lease_until > func.now())
     return (
@@ -175,7 +174,7 @@ def _query() -> Select[Any]:
             _derived_state.label("state"),
             attempts.label("attempts"),
             case((not_(_waits), delivery_queue.c.due_at)).label("due_at"),
-            held.label("held"),
+            HELD.label("held"),
             func.coalesce(in_flight, literal_column("false")).label("in_flight"),
             _LAST.c.status,
             _LAST.c.error,
@@ -184,7 +183,7 @@ def _query() -> Select[Any]:
         .join(event, event.c.id == delivery.c.event_id, isouter=True)
         .join(subscription, subscription.c.id == delivery.c.subscription_id, isouter=True)
         .join(delivery_queue, delivery_queue.c.delivery_id == delivery.c.id, isouter=True)
-        .join(blocked_subject, _blocked, isouter=True)
+        .join(blocked_subject, BLOCKED, isouter=True)
         .join(_END, literal_column("true"), isouter=True)
         .join(_LAST, literal_column("true"), isouter=True)
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Text, cast, literal, select
 from sqlalchemy.exc import DBAPIError
 
+from .drivers import told
 from .encoding import check_text
 from .errors import InvalidInput
 from .tables import JsonPath
@@ -32,7 +33,7 @@ def check_filter(connection: Connection, filter: str) -> str:
         with connection.begin_nested():
             canonical = connection.execute(parsed).scalar_one()
     except DBAPIError as error:
-        code, message = _told(error)
+        code, message = told(error)
         if code in _NOT_A_PATH:
             raise InvalidInput("filter", f"is not an SQL/JSON path: {message}") from error
         raise
@@ -43,12 +44,3 @@ def check_filter(connection: Connection, filter: str) -> str:
 
 _NOT_A_PATH = {"42601", "22P02", "2201B", "22023", "42804", "54001"}
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
-
-
-def _told(error: DBAPIError) -> tuple[str | None, str]:
-    """Return SQLSTATE and message: each driver has its own place for them."""
-    told = error.orig.args[0] if error.orig is not None and error.orig.args else None
-    if isinstance(told, dict):  # pg8000
-        return told.get("C"), str(told.get("M"))
-    code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-    return code, str(error.orig).partition("\n")[0].partition("LINE 1")[0].strip()
