@@ -7,6 +7,7 @@ what is stored, and not with what waits in the queues.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -107,23 +108,23 @@ def look(connection: Connection, asked: Sequence[tuple[UUID, Seen | None]]) -> l
     """
     if not asked:
         return []
-    rows = connection.execute(_LOOK, _values(asked)).all()
+    rows = connection.execute(_LOOK, _values(asked, time.time())).all()
     return [_seen(asked[n][0], list(found)) for n, found in groupby(rows, lambda row: row.n)]
 
 
 # An event's place in the queue begins with the time at which it was put there, which no
-# index leads to. But it lies behind the id's own time, and whoever waits asks soon: a
-# short piece of the index, read from its end. It is read once, then the place is known.
+# index leads to. But it is not before the time that the id holds, and whoever waits asks
+# soon: a short piece of the index, read from its end, once. Then the place is known.
 #
-# Ids hold times, so their bounds leave a day or two of the partitions to be planned for.
+# The bounds of the ids leave a day or two of the partitions to plan for.
 
 _CLOCKS = timedelta(hours=1)  # by which clocks may differ, should a host make its own ids
 _AGES = timedelta(days=1)  # likewise; a wide bound costs no more than a partition
 
 
-def _values(asked: Sequence[tuple[UUID, Seen | None]]) -> dict[str, Any]:
+def _values(asked: Sequence[tuple[UUID, Seen | None]], now: float) -> dict[str, Any]:
     ids = [id for id, _ in asked]
-    times = [_made_at(id) for id in ids]
+    times = [_made_at(id, now) for id in ids]
     known = [time for time in times if time is not None]
     since = [None if time is None else time - _CLOCKS for time in times]
     questions = [
@@ -138,14 +139,12 @@ def _values(asked: Sequence[tuple[UUID, Seen | None]]) -> dict[str, Any]:
     }
 
 
-def _made_at(id: UUID) -> datetime | None:
-    """Return the time in a UUIDv7; None if `id` is another one."""
-    if id.version != 7:
+def _made_at(id: UUID, now: float) -> datetime | None:
+    """Return the time in a UUIDv7; None if there is none in `id`, or one that is yet to come."""
+    seconds = (id.int >> 80) / 1000
+    if id.version != 7 or seconds > now + _CLOCKS.total_seconds():
         return None
-    try:
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=id.int >> 80)
-    except OverflowError:
-        return None
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _floor(moment: datetime) -> UUID:
@@ -170,7 +169,7 @@ _WIDTH = len(fields(Answer))
 
 
 def _statement() -> Select[Any]:
-    """Each LATERAL has a LIMIT, which leaves the planner no other way than the indexes."""
+    """Each LATERAL has a LIMIT or OFFSET, which leaves the planner no way but the indexes."""
     asked = _asked()
     known = _first(
         select(event.c.id, event.c.due_at),
@@ -198,7 +197,7 @@ def _statement() -> Select[Any]:
 
 
 def _first(query: Select[Any], *where: ColumnElement[bool]) -> Select[Any]:
-    return query.where(*where).limit(1)
+    return query.where(*where).limit(literal_column("1"))
 
 
 def _asked() -> Any:
@@ -240,8 +239,7 @@ def _deliveries(event_id: ColumnElement[UUID]) -> FromClause:
         .outerjoin(blocked_subject, BLOCKED)
         .outerjoin(last, literal_column("true"))
         .where(delivery.c.event_id == event_id, delivery.c.id >= _FIRST)
-        .order_by(delivery.c.id)
-        .limit(2**31 - 1)
+        .offset(literal_column("0"))
         .lateral("made")
     )
 

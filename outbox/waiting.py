@@ -28,7 +28,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from .answers import look
 from .drivers import told
-from .errors import DatabaseUnavailable, InvalidInput, NotFound, SchemaMismatch
+from .errors import DatabaseUnavailable, InvalidInput, NotFound, OutboxError, SchemaMismatch
 from .schema import VERSION
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     Until = Literal["ended", "answered"]
 
 LONGEST = 3600.0  # seconds that anyone may wait
-SHORT_PAUSE, LONG_PAUSE = 0.02, 0.1  # seconds between two looks for one
+SHORT_PAUSE, LONG_PAUSE = 0.015, 0.1  # seconds between two looks for one
 PATIENCE = 1.0  # seconds after which the pause for one is the long one
+GRACE = 0.1  # seconds after the deadline in which the poller may have the last look
 SILENCE = 3.0  # seconds without a look after which the last one says nothing
 
 
@@ -114,43 +115,53 @@ def lasts(error: Exception) -> bool:
 
 
 class _Wait:
-    """One who waits: what was seen so far, when to look again. Moments are monotonic."""
+    """One who waits: until when, what was seen so far. Moments are monotonic."""
 
     def __init__(
-        self, event_id: UUID, until: str, future: Future[Waited] | asyncio.Future[Waited]
+        self,
+        event_id: UUID,
+        timeout: float,
+        until: str,
+        future: Future[Waited] | asyncio.Future[Waited],
     ) -> None:
         self.event_id = event_id
         self.future = future
-        self.is_over = False
-        self.look_at = self.seen_at = self._began = time.monotonic()
         self.seen: Seen | None = None
-        self.failure: str | None = None
+        self.is_over = False
+        self.look_at = self._seen_at = self._began = time.monotonic()
+        self._deadline = self._began + timeout
         self._until = until
+        self._failure: str | None = None
 
     def take(self, seen: Seen, now: float) -> None:
-        """Remember what was seen."""
-        self.seen, self.seen_at, self.failure = seen, now, None
-        self.look_at = now + pause(now - self._began)
-        self.is_over = is_over(seen, self._until)
+        """Note what was seen."""
+        self.seen, self._seen_at, self._failure = seen, now, None
+        self.look_at = min(now + pause(now - self._began), self._deadline)
+        self.is_over = is_over(seen, self._until) or now >= self._deadline
 
-    def tell(self, error: Exception | None = None) -> None:
+    def miss(self, reason: str, now: float) -> None:
+        """Note that nothing could be seen."""
+        self._failure = reason
+        self.is_over = self.is_over or now >= self._deadline
+
+    def tell(self, now: float) -> None:
         """Let it go on, if it still waits."""
         if self.future.done():
             return
-        if error is not None:
+        try:
+            self.future.set_result(self.outcome(now))
+        except OutboxError as error:
             self.future.set_exception(error)
-        elif self.seen is None or self.seen.waited is None:
-            self.future.set_exception(NotFound("event", str(self.event_id)))
-        else:
-            self.future.set_result(self.seen.waited)
 
-    def so_far(self, now: float) -> Waited:
-        """Return what is known when the time is over."""
-        silence = now - self.seen_at
-        if self.failure is not None:
-            raise DatabaseUnavailable(self.failure)
-        if self.seen is None or self.seen.waited is None or silence > SILENCE:
+    def outcome(self, now: float) -> Waited:
+        """Return what is known when it is over, or its time is."""
+        silence = now - self._seen_at
+        if self._failure is not None:
+            raise DatabaseUnavailable(self._failure)
+        if self.seen is None or silence > SILENCE:
             raise DatabaseUnavailable(f"no answer for {silence:.1f} seconds")
+        if self.seen.waited is None:
+            raise NotFound("event", str(self.event_id))
         return self.seen.waited
 
 
@@ -199,8 +210,8 @@ class _Waits:
     def take(self, waits: Sequence[_Wait], found: Sequence[Seen], now: float) -> None:
         """Note what was seen, and tell those for whom it is over.
 
-        The last ones are left to `tell`, which comes when the connection is in its pool
-        again: who has no more waits running may dispose of the engine.
+        The last ones are left to `tell`, which comes when the connection is back in its
+        pool: who waits no more may dispose of the engine.
         """
         for wait, seen in zip(waits, found, strict=True):
             wait.take(seen, now)
@@ -213,19 +224,18 @@ class _Waits:
             over = {wait for wait in self._waits if wait.is_over}
             self._waits -= over
         for wait in over:
-            wait.tell()
+            wait.tell(time.monotonic())
 
     def fail(self, error: Exception) -> None:
         """Note that a look failed; if that lasts, tell all."""
         with self._lock:
             waits = list(self._waits)
-            if lasts(error):
-                self._waits.clear()
         for wait in waits:
-            if lasts(error):
-                wait.tell(_ours(error))
-            else:
-                wait.failure = told(error)[1]
+            if not lasts(error):
+                wait.miss(told(error)[1], time.monotonic())
+            elif not wait.future.done():
+                self.leave(wait)
+                wait.future.set_exception(_ours(error))
 
 
 def _ours(error: Exception) -> Exception:
@@ -256,13 +266,13 @@ def _shared(engine: Engine, by: object) -> _Waits:
 def _wait_in_thread(engine: Engine, event_id: UUID, timeout: float, until: str) -> Waited:
     waits = _shared(engine, engine)
     future: Future[Waited] = Future()
-    wait = _Wait(event_id, until, future)
+    wait = _Wait(event_id, timeout, until, future)
     try:
         if waits.add(wait):
             _start(engine, waits)
-        return future.result(timeout)
+        return future.result(timeout + GRACE)
     except TimeoutError:
-        return wait.so_far(time.monotonic())
+        return wait.outcome(time.monotonic())
     finally:
         waits.leave(wait)
 
@@ -303,14 +313,14 @@ def _rest(began: float) -> float:
 async def _wait_in_loop(engine: AsyncEngine, event_id: UUID, timeout: float, until: str) -> Waited:
     loop = asyncio.get_running_loop()
     waits, future = _shared(engine.sync_engine, loop), loop.create_future()
-    wait = _Wait(event_id, until, future)
+    wait = _Wait(event_id, timeout, until, future)
     if waits.add(wait):
         quiet = engine.execution_options(isolation_level="AUTOCOMMIT")
         waits.task = loop.create_task(_poll_in_loop(quiet, waits), name="outbox.wait")
     try:
-        return await asyncio.wait_for(future, timeout)
+        return await asyncio.wait_for(future, timeout + GRACE)
     except TimeoutError:
-        return wait.so_far(time.monotonic())
+        return wait.outcome(time.monotonic())
     finally:
         waits.leave(wait)
 
