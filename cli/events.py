@@ -14,7 +14,8 @@ import outbox
 from outbox import Event, InvalidInput, events
 from outbox.deliveries import list_deliveries
 
-from . import output
+from . import answers, output
+from .answers import SECONDS
 from .documents import pretty
 from .listing import TABLE, list_options, paged, shape_of
 from .options import (
@@ -42,7 +43,7 @@ ALL = 2**31
 @click.group("events")
 @database_option()
 def commands() -> None:
-    """Emit, list and show events.
+    """Emit, list and show events, and wait for their answers.
 
     \b
     Example:
@@ -58,20 +59,59 @@ def commands() -> None:
 @text_option("--source", help="Where it comes from.")
 @text_option("--key", help="The same key again is the same event again.", max_chars=255)
 @click.option("--due-at", metavar="TIME", help="Not before, such as 2030-01-31T09:00:00Z.")
+@click.option(
+    "--wait",
+    type=SECONDS,
+    is_flag=False,
+    flag_value=5.0,
+    metavar="[SECONDS]",
+    help="Wait for what each subscription answers, 5 seconds if none are given.",
+)
 @json_option
 @database_option()
-def emit(type: str, data: str, due_at: str | None, as_json: bool, **about: Any) -> None:
+def emit(
+    type: str, data: str, due_at: str | None, wait: float | None, as_json: bool, **about: Any
+) -> None:
     """Write an event in a transaction of its own.
 
     \b
     Example:
       outbox events emit invoice.paid --tenant acme \\
-        --data '{"id": 1, "amount": 19.90}'
+        --data '{"id": 1, "amount": 19.90}' --wait
     """
     event = Event(type=type, data=_parse_data(data), due_at=_parse_moment(due_at), **about)
     with transaction() as connection:
         id = outbox.emit(connection, event)
-    output.one({"id": id}, as_json=as_json)
+    if wait is None:
+        output.one({"id": id}, as_json=as_json)
+        return
+    if not as_json:
+        output.note(f"Waiting for the answers to {id}.")
+    answers.wait(id, wait, as_json=as_json)
+
+
+@commands.command("wait")
+@id_argument
+@click.option(
+    "--timeout",
+    type=SECONDS,
+    default=5.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="How long at most.",
+)
+@json_option
+@database_option()
+def wait_(id: UUID, timeout: float, as_json: bool) -> None:
+    """Wait until all deliveries of an event have ended.
+
+    Prints what each subscription answered. Exits with 1 unless all of them have it.
+
+    \b
+    Example:
+      outbox events wait 0190163d-8694-739b-aea5-966c26f8ad91 --timeout 30
+    """
+    answers.wait(id, timeout, as_json=as_json)
 
 
 @commands.command("list")

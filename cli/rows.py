@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .documents import Json
 
 if TYPE_CHECKING:
+    from outbox import Answer
     from outbox.deliveries import Attempt, Delivery
     from outbox.events import StoredEvent
     from outbox.health import Failing
@@ -55,7 +56,7 @@ def event_row(found: StoredEvent) -> Row:
     return row(found) | {"data": Json(found.data), "context": context}
 
 
-def delivery_row(found: Delivery) -> Row:
+def delivery_row(found: Delivery | Answer) -> Row:
     """A delivery; `attempt` is the number of the last one."""
     return {_DELIVERY.get(name, name): value for name, value in row(found).items()}
 
@@ -64,6 +65,12 @@ def attempt_row(found: Attempt) -> Row:
     """An attempt, with what was kept of the response's body as text."""
     body = None if found.response_body is None else found.response_body.decode(errors="replace")
     return row(found) | {"response_body": body}
+
+
+def answer_row(found: Answer) -> Row:
+    """An answer, in the words of its delivery, with what was kept of the body as text."""
+    body = None if found.body is None else found.body.decode(errors="replace")
+    return delivery_row(found) | {"body": body}
 
 
 def phases(attempt: Row) -> str | None:

@@ -15,24 +15,30 @@ from outbox.subscriptions import Author
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
 
 VARIABLE = "OUTBOX_DATABASE_URL"
 URL = "outbox.database_url"  # where the context of Click holds it
 
 
 @contextmanager
-def transaction(*, any_schema: bool = False) -> Iterator[Connection]:
-    """Yield a connection in a transaction, on a database that has the schema of this program."""
+def opened() -> Iterator[Engine]:
+    """Yield an engine on the database of the command."""
     with database.translated():
         engine = database.engine(_database_url())
         try:
-            with engine.begin() as connection:
-                if not any_schema:
-                    schema.check(connection)
-                yield connection
+            yield engine
         finally:
             engine.dispose()
+
+
+@contextmanager
+def transaction(*, any_schema: bool = False) -> Iterator[Connection]:
+    """Yield a connection in a transaction, on a database that has the schema of this program."""
+    with opened() as engine, engine.begin() as connection:
+        if not any_schema:
+            schema.check(connection)
+        yield connection
 
 
 def author() -> Author:
