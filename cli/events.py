@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
-from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import outbox
-from outbox import Event, InvalidInput, events
+from outbox import Catalogue, Event, InvalidInput, events
 from outbox.deliveries import list_deliveries
 
 from . import answers, output
@@ -22,7 +19,7 @@ from .options import (
     database_option,
     id_argument,
     json_option,
-    read_stdin,
+    parse_json,
     text_option,
 )
 from .rows import delivery_row, event_row
@@ -67,10 +64,17 @@ def commands() -> None:
     metavar="[SECONDS]",
     help="Wait for what each subscription answers, 5 seconds if none are given.",
 )
+@click.option("--check", is_flag=True, help="Refuse data that breaks the schema of its type.")
 @json_option
 @database_option()
 def emit(
-    type: str, data: str, due_at: str | None, wait: float | None, as_json: bool, **about: Any
+    type: str,
+    data: str,
+    due_at: str | None,
+    wait: float | None,
+    check: bool,
+    as_json: bool,
+    **about: Any,
 ) -> None:
     """Write an event in a transaction of its own.
 
@@ -79,9 +83,10 @@ def emit(
       outbox events emit invoice.paid --tenant acme \\
         --data '{"id": 1, "amount": 19.90}' --wait
     """
-    event = Event(type=type, data=_parse_data(data), due_at=_parse_moment(due_at), **about)
+    event = Event(type=type, data=parse_json("data", data), due_at=_parse_moment(due_at), **about)
     with transaction() as connection:
-        id = outbox.emit(connection, event)
+        catalogue = Catalogue.load(connection) if check else None
+        id = outbox.emit(connection, event, catalogue=catalogue)
     if wait is None:
         output.one({"id": id}, as_json=as_json)
         return
@@ -165,24 +170,6 @@ def _print(event: Row, deliveries: list[Row]) -> None:
     output.section("data", pretty(event["data"].text))
     output.section("deliveries")
     output.many(deliveries, _DELIVERY_COLUMNS, TABLE)
-
-
-def _parse_data(text: str) -> object:
-    try:
-        return json.loads(_content(text), parse_float=Decimal)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput("data", f"is not JSON: {error}") from error
-
-
-def _content(text: str) -> str | bytes:
-    if text == "-":
-        return read_stdin()
-    if not text.startswith("@"):
-        return text
-    try:
-        return Path(text[1:]).read_bytes()
-    except OSError as error:
-        raise InvalidInput("data", f"cannot be read from {text[1:]}: {error.strerror}") from error
 
 
 def _parse_moment(text: str | None) -> datetime | None:

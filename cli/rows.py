@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .documents import Json
 
 if TYPE_CHECKING:
-    from outbox import Answer
+    from outbox import Answer, EventType
     from outbox.deliveries import Attempt, Delivery
     from outbox.events import StoredEvent
     from outbox.health import Failing
@@ -71,6 +71,12 @@ def answer_row(found: Answer) -> Row:
     """An answer, in the words of its delivery, with what was kept of the body as text."""
     body = None if found.body is None else found.body.decode(errors="replace")
     return delivery_row(found) | {"body": body}
+
+
+def type_row(found: EventType) -> Row:
+    """An event type, with its schema and its example as the JSON they are."""
+    stored = {"schema": found.schema, "example": found.example}
+    return row(found) | {name: text and Json(text) for name, text in stored.items()}
 
 
 def phases(attempt: Row) -> str | None:

@@ -12,6 +12,7 @@ retried, with each attempt on record. If it rolls back, nothing happened.
 """
 
 from .answers import Answer, Waited
+from .catalogue import Catalogue, EventType
 from .errors import (
     DatabaseUnavailable,
     EmbeddedUnavailable,
@@ -30,9 +31,11 @@ from .waiting import wait
 
 __all__ = [
     "Answer",
+    "Catalogue",
     "DatabaseUnavailable",
     "EmbeddedUnavailable",
     "Event",
+    "EventType",
     "InvalidInput",
     "KeyConflict",
     "NotFound",

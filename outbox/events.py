@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session
 
+    from .catalogue import Catalogue
+
 MAX_BYTES = 262_144
 MAX_CONTEXT_BYTES = 8_192
 
@@ -74,29 +76,40 @@ class StoredEvent:
 
 
 @overload
-def emit(target: Session | Connection, event: Event, *, max_bytes: int = ...) -> UUID: ...
+def emit(
+    target: Session | Connection,
+    event: Event,
+    *,
+    max_bytes: int = ...,
+    catalogue: Catalogue | None = ...,
+) -> UUID: ...
 @overload
 def emit(
-    target: AsyncSession | AsyncConnection, event: Event, *, max_bytes: int = ...
+    target: AsyncSession | AsyncConnection,
+    event: Event,
+    *,
+    max_bytes: int = ...,
+    catalogue: Catalogue | None = ...,
 ) -> Awaitable[UUID]: ...
 def emit(
     target: Session | Connection | AsyncSession | AsyncConnection,
     event: Event,
     *,
     max_bytes: int = MAX_BYTES,
+    catalogue: Catalogue | None = None,
 ) -> UUID | Awaitable[UUID]:
     """Write `event` in the transaction of `target` and return its id.
 
     `target` is a SQLAlchemy Session or Connection; with their async forms the call is
-    awaited. `max_bytes` bounds the encoded data. A `key` that was used before gives back
-    the id of the first event.
+    awaited. `max_bytes` bounds the encoded data. With a `catalogue` the data must satisfy
+    the schema of its type. A `key` that was used before gives back the id of the first event.
 
     Raises InvalidInput before any SQL runs, and KeyConflict when the key stands for
     another content; neither harms the transaction.
 
         id = outbox.emit(session, Event(type="user.created", data={"id": 7}, key="user-7"))
     """
-    text = _encode_batch([event], max_bytes)
+    text = _encode_batch([event], max_bytes, catalogue)
     if isinstance(target, AsyncConnection | AsyncSession):
         return target.run_sync(lambda sync: _write(sync, [event], text)[0])
     return _write(target, [event], text)[0]
@@ -104,26 +117,36 @@ def emit(
 
 @overload
 def emit_many(
-    target: Session | Connection, events: Sequence[Event], *, max_bytes: int = ...
+    target: Session | Connection,
+    events: Sequence[Event],
+    *,
+    max_bytes: int = ...,
+    catalogue: Catalogue | None = ...,
 ) -> list[UUID]: ...
 @overload
 def emit_many(
-    target: AsyncSession | AsyncConnection, events: Sequence[Event], *, max_bytes: int = ...
+    target: AsyncSession | AsyncConnection,
+    events: Sequence[Event],
+    *,
+    max_bytes: int = ...,
+    catalogue: Catalogue | None = ...,
 ) -> Awaitable[list[UUID]]: ...
 def emit_many(
     target: Session | Connection | AsyncSession | AsyncConnection,
     events: Sequence[Event],
     *,
     max_bytes: int = MAX_BYTES,
+    catalogue: Catalogue | None = None,
 ) -> list[UUID] | Awaitable[list[UUID]]:
     """Write all `events` with one statement and return their ids in the same order.
 
-    As `emit`, for a batch: `max_bytes` bounds the data of each. All or none are written.
+    As `emit`, for a batch: `max_bytes` and `catalogue` are for the data of each. All or none
+    are written.
 
         ids = outbox.emit_many(session, [Event(type="user.created", data=u) for u in users])
     """
     events = list(events)
-    text = _encode_batch(events, max_bytes)
+    text = _encode_batch(events, max_bytes, catalogue)
     if isinstance(target, AsyncConnection | AsyncSession):
         return target.run_sync(lambda sync: _write(sync, events, text))
     return _write(target, events, text)
@@ -133,13 +156,15 @@ def emit_many(
 # server cuts `data` out of it as the exact text that was put in.
 
 
-def _encode_batch(events: Sequence[Event], max_bytes: int) -> str:
-    return f"[{','.join(_encode_event(e, max_bytes) for e in events)}]"
+def _encode_batch(events: Sequence[Event], max_bytes: int, catalogue: Catalogue | None) -> str:
+    return f"[{','.join(_encode_event(e, max_bytes, catalogue) for e in events)}]"
 
 
-def _encode_event(event: Event, max_bytes: int) -> str:
+def _encode_event(event: Event, max_bytes: int, catalogue: Catalogue | None) -> str:
     data = encode(event.data, max_bytes=max_bytes)
     fields: dict[str, Any] = {"type": check_type(event.type)}
+    if catalogue is not None:
+        catalogue.check(event.type, data)
     if event.source == "outbox":
         raise InvalidInput("source", "outbox is for events of the outbox itself")
     for name, limit in (("tenant", 255), ("subject", 1024), ("source", 1024), ("key", 255)):
