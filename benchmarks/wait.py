@@ -192,7 +192,7 @@ def _account(waits: list[Wait], load: Load, answered: dict[str, float]) -> Run:
         "hung": sum(seconds > load.timeout + HANGING for seconds in whole),
         **_milliseconds("", after),
         **_milliseconds("whole_", whole),
-        "longest_ms": max(after) * 1000,
+        "longest_ms": max(after, default=0.0) * 1000,
     }
 
 
@@ -201,6 +201,8 @@ def _id(wait: Wait) -> str:
 
 
 def _milliseconds(name: str, seconds: list[float]) -> dict[str, float]:
+    if len(seconds) < 2:
+        return {}
     cuts = quantiles(seconds, n=100, method="inclusive")
     return {f"{name}p50_ms": cuts[49] * 1000, f"{name}p99_ms": cuts[98] * 1000}
 

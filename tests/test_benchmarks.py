@@ -59,3 +59,16 @@ def test_fairness() -> None:
 
     assert [each["hanging"] for each in result["runs"]] == [False, True]
     assert set(result["ratios"]) == {"rate", "p50_ms", "p99_ms"}
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_wait() -> None:
+    """Every wait ends with its answer, and with a worker that is killed with its time."""
+    result = run("benchmarks.wait", "--waits=40", "--parallel=10", "--timeout=4")
+
+    whole, killed, loop, loop_killed = result["runs"]
+    assert [each["hung"] for each in result["runs"]] == [0, 0, 0, 0]
+    assert [each["ended"] for each in (whole, loop)] == [40, 40]
+    assert all(each["ended"] < 40 for each in (killed, loop_killed))
+    assert {"p50_ms", "p99_ms", "longest_ms", "whole_p50_ms", "whole_p99_ms"} <= set(whole)
