@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from sqlalchemy import Boolean, Text, Uuid, bindparam, cast, column, func, literal, select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from .encoding import check_text, encode
 from .errors import InvalidInput, KeyConflict, NotFound
@@ -30,7 +29,9 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session
+    from typing_extensions import TypeIs
 
     from .catalogue import Catalogue
 
@@ -110,7 +111,7 @@ def emit(
         id = outbox.emit(session, Event(type="user.created", data={"id": 7}, key="user-7"))
     """
     text = _encode_batch([event], max_bytes, catalogue)
-    if isinstance(target, AsyncConnection | AsyncSession):
+    if _is_async(target):
         return target.run_sync(lambda sync: _write(sync, [event], text)[0])
     return _write(target, [event], text)[0]
 
@@ -147,9 +148,14 @@ def emit_many(
     """
     events = list(events)
     text = _encode_batch(events, max_bytes, catalogue)
-    if isinstance(target, AsyncConnection | AsyncSession):
+    if _is_async(target):
         return target.run_sync(lambda sync: _write(sync, events, text))
     return _write(target, events, text)
+
+
+def _is_async(target: object) -> TypeIs[AsyncSession | AsyncConnection]:
+    """Return whether it is one of the async forms, without importing them and the ORM."""
+    return hasattr(target, "run_sync")
 
 
 # Words to JSON: the whole batch travels as one parameter, the same on every driver. The
