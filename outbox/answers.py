@@ -125,8 +125,8 @@ _AGES = timedelta(days=1)  # likewise; a wide bound costs no more than a partiti
 def _values(asked: Sequence[tuple[UUID, Seen | None]], now: float) -> dict[str, Any]:
     ids = [id for id, _ in asked]
     times = [_made_at(id, now) for id in ids]
-    known = [time for time in times if time is not None]
-    since = [None if time is None else time - _CLOCKS for time in times]
+    known = [moment for moment in times if moment is not None]
+    since = [moment and moment - _CLOCKS for moment in times]
     questions = [
         {"n": n, "id": id, "since": since[n], "queued_at": seen.queued_at if seen else None}
         for n, (id, seen) in enumerate(asked)

@@ -20,8 +20,17 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import outbox
-from outbox import DatabaseUnavailable, InvalidInput, NotFound, SchemaMismatch, Waited, waiting
+from outbox import (
+    DatabaseUnavailable,
+    InvalidInput,
+    NotFound,
+    SchemaMismatch,
+    Waited,
+    waiting,
+    waits,
+)
 from outbox.answers import Seen
+from outbox.waits import Wait
 from tests.cli.rows import add_attempt, add_delivery, add_event, add_subscription
 from tests.databases import engine_url
 from tests.helpers import eventually
@@ -195,7 +204,7 @@ def test_wrong_use(field: str, arguments: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize(("age", "seconds"), [(0.0, 0.015), (0.99, 0.015), (1.0, 0.1), (60.0, 0.1)])
 def test_pause(age: float, seconds: float) -> None:
     """Who has waited for a second is not in a hurry any more."""
-    assert waiting.pause(age) == seconds
+    assert waits.pause(age) == seconds
 
 
 @pytest.mark.parametrize("until", ["ended", "answered"])
@@ -204,10 +213,10 @@ def test_is_over(until: str) -> None:
     some = Waited(uuid4(), ended=False, fanned_out=True, answers=())
     end = Waited(uuid4(), ended=True, fanned_out=True, answers=())
 
-    assert waiting.is_over(Seen(None), until)
-    assert waiting.is_over(Seen(end, answered=True), until)
-    assert not waiting.is_over(Seen(some), until)
-    assert waiting.is_over(Seen(some, answered=True), until) == (until == "answered")
+    assert waits.is_over(Seen(None), until)
+    assert waits.is_over(Seen(end, answered=True), until)
+    assert not waits.is_over(Seen(some), until)
+    assert waits.is_over(Seen(some, answered=True), until) == (until == "answered")
 
 
 # Together.
@@ -219,12 +228,12 @@ def test_many_share_one_poller(engine: Engine, committed_db: Database) -> None:
     sent: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
     with ThreadPoolExecutor(20) as pool:
-        waits = [pool.submit(outbox.wait, engine, id, 60) for id in made]
+        running = [pool.submit(outbox.wait, engine, id, 60) for id in made]
         eventually(lambda: len(sent) >= 2)
         assert len(pollers()) == 1
         assert engine.pool.checkedout() == 1  # type: ignore[attr-defined]
         end_all(committed_db)
-        found = [wait.result(20) for wait in waits]
+        found = [wait.result(20) for wait in running]
 
     assert [each.event_id for each in found] == made
     assert all(each.delivered for each in found)
@@ -237,13 +246,13 @@ def test_the_loop_shares_one_task(committed_db: Database) -> None:
 
     async def main() -> list[Waited]:
         engine = create_async_engine(engine_url(committed_db.url, "psycopg"))
-        waits = [asyncio.create_task(wait(engine, id)) for id in made]
+        running = [asyncio.create_task(wait(engine, id)) for id in made]
         await asyncio.sleep(0.1)
         tasks = [task for task in asyncio.all_tasks() if task.get_name() == "outbox.wait"]
         assert (len(tasks), engine.pool.checkedout()) == (1, 1)  # type: ignore[attr-defined]
-        waits[0].cancel()
+        running[0].cancel()
         await asyncio.to_thread(end_all, committed_db)
-        found = await asyncio.gather(*waits[1:])
+        found = await asyncio.gather(*running[1:])
         await asyncio.wait(tasks, timeout=10)
         assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
         await engine.dispose()
@@ -281,13 +290,13 @@ def test_nothing_is_kept(committed_db: Database) -> None:
 
 def test_fork(engine: Engine) -> None:
     """A child has no poller, and does not believe that it has one."""
-    assert waiting._shared(engine, engine).add(waiting._Wait(uuid4(), 60, "ended", Future()))
+    assert waiting._shared(engine, engine).add(Wait(uuid4(), 60, "ended", Future()))
     reading, writing = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of threads of others
         pid = os.fork()
     if pid == 0:
-        wait = waiting._Wait(uuid4(), 60, "ended", Future())
+        wait = Wait(uuid4(), 60, "ended", Future())
         os.write(writing, b"yes" if waiting._shared(engine, engine).add(wait) else b"no")
         os._exit(0)
     os.waitpid(pid, 0)
@@ -402,4 +411,4 @@ class _Told(Exception):
 )
 def test_lasts(error: Exception, lasts: bool) -> None:
     """Nobody waits for a right to be granted, or for our own bug; a connection may come back."""
-    assert waiting.lasts(error) == lasts
+    assert waits.lasts(error) == lasts
