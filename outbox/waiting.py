@@ -86,7 +86,8 @@ def _check(event_id: UUID, timeout: float, until: str) -> None:
 # engine. Nothing is kept for an engine that is gone, or for a loop that is; a child of a
 # fork begins with none, because it has no poller.
 _SHARED: WeakKeyDictionary[Engine, WeakKeyDictionary[object, Waits]] = WeakKeyDictionary()
-os.register_at_fork(after_in_child=_SHARED.clear)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_SHARED.clear)
 
 
 def _shared(engine: Engine, by: object) -> Waits:
