@@ -27,11 +27,10 @@ from statistics import quantiles
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import outbox
-from outbox import database
 
 from .database import Database, fresh
 from .drain import server, surroundings
@@ -42,12 +41,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from subprocess import Popen
 
+    from sqlalchemy import URL
+
     from outbox import Event, Waited
 
     from .processes import Receiver
 
     Run = dict[str, Any]
 
+POOL = 20  # connections that the host keeps
 HANGING = 1.0  # seconds by which a wait may return late, on a machine that is busy
 COLUMNS = {  # of a row: its title and its format
     "waits": ("waits", ",.0f"),
@@ -81,7 +83,7 @@ class Wait(NamedTuple):
 
 def in_threads(base: Database, load: Load, seen: Callable[[int], None]) -> list[Wait]:
     """Emit and wait in so many threads."""
-    engine = database.engine(base.url)
+    engine = create_engine(_url(base), pool_size=POOL)
     count = Counter(seen)
 
     def emit_and_wait(event: Event) -> Wait:
@@ -109,8 +111,8 @@ def in_a_loop(base: Database, load: Load, seen: Callable[[int], None]) -> list[W
 
 
 async def _in_a_loop(base: Database, load: Load, count: Counter) -> list[Wait]:
-    url = make_url(base.url).set(drivername="postgresql+psycopg")
-    engine, todo, waits = create_async_engine(url), iter(events(load.waits)), list[Wait]()
+    engine = create_async_engine(_url(base), pool_size=POOL)
+    todo, waits = iter(events(load.waits)), list[Wait]()
 
     async def go_on() -> None:
         for event in todo:
@@ -122,6 +124,10 @@ async def _in_a_loop(base: Database, load: Load, count: Counter) -> list[Wait]:
             group.create_task(go_on())
     await engine.dispose()
     return waits
+
+
+def _url(base: Database) -> URL:
+    return make_url(base.url).set(drivername="postgresql+psycopg")
 
 
 async def _emit_and_wait(engine: AsyncEngine, event: Event, timeout: float) -> Wait:

@@ -139,8 +139,8 @@ def _poll(engine: Engine, waits: Waits) -> None:
 
 
 def _rest(began: float) -> float:
-    """Return the seconds until the next look may begin: never more work than rest."""
-    return max(SHORT_PAUSE, time.monotonic() - began)
+    """Return the seconds until the next look may begin: a third of the time at least is rest."""
+    return max(SHORT_PAUSE, (time.monotonic() - began) / 2)
 
 
 # In an event loop: the same, awaited.
