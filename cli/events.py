@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
-from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import outbox
-from outbox import Event, InvalidInput, WrongState, erasure, events
+from outbox import Catalogue, Event, InvalidInput, WrongState, erasure, events
 from outbox.deliveries import list_deliveries
 from outbox.event_filter import EventFilter
 from outbox.repairs import SLICE
 
-from . import output
+from . import output, waiting
 from .documents import pretty
 from .listing import TABLE, list_options, paged, shape_of
 from .options import (
@@ -25,7 +22,7 @@ from .options import (
     id_argument,
     json_option,
     moment_option,
-    read_stdin,
+    parse_json,
     text_option,
     yes_option,
 )
@@ -48,7 +45,7 @@ ALL = 2**31
 @click.group("events")
 @database_option()
 def commands() -> None:
-    """Emit, list, show and retry events.
+    """Emit, list, show and retry events, and wait for their waiting.
 
     \b
     Example:
@@ -64,20 +61,67 @@ def commands() -> None:
 @text_option("--source", help="Where it comes from.")
 @text_option("--key", help="The same key again is the same event again.", max_chars=255)
 @click.option("--due-at", metavar="TIME", help="Not before, such as 2030-01-31T09:00:00Z.")
+@click.option(
+    "--wait",
+    type=waiting.SECONDS,
+    is_flag=False,
+    flag_value=5.0,
+    metavar="[SECONDS]",
+    help="Wait for what each subscription answers, 5 seconds if none are given.",
+)
+@click.option("--check", is_flag=True, help="Refuse data that breaks the schema of its type.")
 @json_option
 @database_option()
-def emit(type: str, data: str, due_at: str | None, as_json: bool, **about: Any) -> None:
+def emit(
+    type: str,
+    data: str,
+    due_at: str | None,
+    wait: float | None,
+    check: bool,
+    as_json: bool,
+    **about: Any,
+) -> None:
     """Write an event in a transaction of its own.
 
     \b
     Example:
       outbox events emit invoice.paid --tenant acme \\
-        --data '{"id": 1, "amount": 19.90}'
+        --data '{"id": 1, "amount": 19.90}' --wait
     """
-    event = Event(type=type, data=_parse_data(data), due_at=_parse_moment(due_at), **about)
+    event = Event(type=type, data=parse_json("data", data), due_at=_parse_moment(due_at), **about)
     with transaction() as connection:
-        id = outbox.emit(connection, event)
-    output.one({"id": id}, as_json=as_json)
+        catalogue = Catalogue.load(connection) if check else None
+        id = outbox.emit(connection, event, catalogue=catalogue)
+    if wait is None:
+        output.one({"id": id}, as_json=as_json)
+        return
+    if not as_json:
+        output.note(f"Waiting for the answers to {id}.")
+    waiting.wait(id, wait, as_json=as_json)
+
+
+@commands.command("wait")
+@id_argument
+@click.option(
+    "--timeout",
+    type=waiting.SECONDS,
+    default=5.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="How long at most.",
+)
+@json_option
+@database_option()
+def wait_(id: UUID, timeout: float, as_json: bool) -> None:
+    """Wait until all deliveries of an event have ended.
+
+    Prints what each subscription answered. Exits with 1 unless all of them have it.
+
+    \b
+    Example:
+      outbox events wait 0190163d-8694-739b-aea5-966c26f8ad91 --timeout 30
+    """
+    waiting.wait(id, timeout, as_json=as_json)
 
 
 @commands.command("list")
@@ -226,24 +270,6 @@ def _print(event: Row, deliveries: list[Row]) -> None:
     output.section("data", pretty(event["data"].text))
     output.section("deliveries")
     output.many(deliveries, _DELIVERY_COLUMNS, TABLE)
-
-
-def _parse_data(text: str) -> object:
-    try:
-        return json.loads(_content(text), parse_float=Decimal)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput("data", f"is not JSON: {error}") from error
-
-
-def _content(text: str) -> str | bytes:
-    if text == "-":
-        return read_stdin()
-    if not text.startswith("@"):
-        return text
-    try:
-        return Path(text[1:]).read_bytes()
-    except OSError as error:
-        raise InvalidInput("data", f"cannot be read from {text[1:]}: {error.strerror}") from error
 
 
 def _parse_moment(text: str | None) -> datetime | None:
