@@ -25,9 +25,10 @@ check: .venv/ready ## format, lint, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/ready ## deliveries a second beside the bare HTTP client; what a bad receiver costs
+bench: .venv/ready ## deliveries a second beside the bare HTTP client; what a bad receiver costs; waits
 	$(BIN)/python -m benchmarks.drain
 	$(BIN)/python -m benchmarks.fairness
+	$(BIN)/python -m benchmarks.wait
 
 clean: ## drop .venv and everything that was made
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

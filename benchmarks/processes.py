@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import psutil
 
@@ -54,17 +54,22 @@ class Receiver:
 
     def seen(self) -> Seen:
         """Return what came since the last `forget`."""
-        return self._ask("GET")
+        return Seen(**self._ask("GET"))
+
+    def answers(self) -> dict[str, float]:
+        """Return when each id was answered first, as moments of the monotonic clock."""
+        return {id: float(moment) for id, moment in self._ask("GET", "/answers").items()}
 
     def forget(self) -> None:
         """Let it count from nothing."""
         self._ask("DELETE")
 
-    def _ask(self, method: str) -> Seen:
+    def _ask(self, method: str, path: str = "/") -> dict[str, Any]:
         connection = HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
         try:
-            connection.request(method, "/")
-            return Seen(**json.loads(connection.getresponse().read()))
+            connection.request(method, path)
+            told: dict[str, Any] = json.loads(connection.getresponse().read())
+            return told
         finally:
             connection.close()
 

@@ -2,8 +2,8 @@
 
 A bare asyncio protocol, on connections that stay open; it reads of a request no more than
 the length of its body and its `webhook-id`. What it saw is told to `GET`, and forgotten
-after `DELETE`; requests for `/hooks/hang` it neither counts nor answers. It prints its
-port and serves until SIGTERM.
+after `DELETE`; `GET /answers` tells when each id was answered first. Requests for
+`/hooks/hang` it neither counts nor answers. It prints its port and serves until SIGTERM.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Receiver:
         """Begin anew."""
         self._requests = self._bytes = 0
         self._first = self._last = 0.0
-        self._ids: set[bytes] = set()
+        self._ids: dict[bytes, float] = {}
 
     def count(self, request: bytes) -> None:
         """Remember one request."""
@@ -43,7 +43,7 @@ class Receiver:
         self._requests += 1
         self._bytes += len(request)
         if id := _ID.search(request):
-            self._ids.add(id[1])
+            self._ids.setdefault(id[1], self._last)
 
     def report(self) -> bytes:
         """Return it all as JSON; of the ids their number."""
@@ -56,6 +56,10 @@ class Receiver:
                 "last": self._last,
             }
         ).encode()
+
+    def answers(self) -> bytes:
+        """Return as JSON when each id was answered first."""
+        return json.dumps({id.decode(): moment for id, moment in self._ids.items()}).encode()
 
 
 class Connection(asyncio.Protocol):
@@ -84,7 +88,8 @@ class Connection(asyncio.Protocol):
             return OK
         if request.startswith(b"DELETE"):
             self._receiver.forget()
-        report = self._receiver.report()
+        is_answers = request.startswith(b"GET /answers ")
+        report = self._receiver.answers() if is_answers else self._receiver.report()
         return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(report), report)
 
 

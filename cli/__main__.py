@@ -22,6 +22,7 @@ from . import (
     secrets,
     status,
     subscriptions,
+    types,
 )
 from .options import database_option
 from .program import Program
@@ -44,7 +45,7 @@ def outbox() -> None:
     """
 
 
-for noun in (subscriptions, events, deliveries, capture, secrets, retention, schema):
+for noun in (subscriptions, events, deliveries, types, capture, secrets, retention, schema):
     outbox.add_command(noun.commands)
 for verb in (
     status.command,

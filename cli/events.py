@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import outbox
-from outbox import Event, InvalidInput, WrongState, erasure, events, matching, trials
+from outbox import Catalogue, Event, InvalidInput, WrongState, erasure, events, matching, trials
 from outbox.deliveries import list_deliveries
 from outbox.event_filter import EventFilter
 from outbox.repairs import SLICE
 
-from . import output
+from . import output, waiting
 from .documents import pretty
-from .given_data import given_data
 from .listing import TABLE, list_options, paged, shape_of
 from .matching_print import matching_row, print_matching
 from .options import (
@@ -24,6 +23,7 @@ from .options import (
     id_argument,
     json_option,
     moment_option,
+    parse_json,
     text_option,
     yes_option,
 )
@@ -47,7 +47,7 @@ NOBODY = {"matching": [], "others": [], "others_in_all": 0}
 @click.group("events")
 @database_option()
 def commands() -> None:
-    """Emit, list, show and retry events.
+    """Emit, list, show and retry events, and wait for their waiting.
 
     \b
     Example:
@@ -63,20 +63,67 @@ def commands() -> None:
 @text_option("--source", help="Where it comes from.")
 @text_option("--key", help="The same key again is the same event again.", max_chars=255)
 @click.option("--due-at", metavar="TIME", help="Not before, such as 2030-01-31T09:00:00Z.")
+@click.option(
+    "--wait",
+    type=waiting.SECONDS,
+    is_flag=False,
+    flag_value=5.0,
+    metavar="[SECONDS]",
+    help="Wait for what each subscription answers, 5 seconds if none are given.",
+)
+@click.option("--check", is_flag=True, help="Refuse data that breaks the schema of its type.")
 @json_option
 @database_option()
-def emit(type: str, data: str, due_at: str | None, as_json: bool, **about: Any) -> None:
+def emit(
+    type: str,
+    data: str,
+    due_at: str | None,
+    wait: float | None,
+    check: bool,
+    as_json: bool,
+    **about: Any,
+) -> None:
     """Write an event in a transaction of its own.
 
     \b
     Example:
       outbox events emit invoice.paid --tenant acme \\
-        --data '{"id": 1, "amount": 19.90}'
+        --data '{"id": 1, "amount": 19.90}' --wait
     """
-    event = Event(type=type, data=given_data(data), due_at=_parse_moment(due_at), **about)
+    event = Event(type=type, data=parse_json("data", data), due_at=_parse_moment(due_at), **about)
     with transaction() as connection:
-        id = outbox.emit(connection, event)
-    output.one({"id": id}, as_json=as_json)
+        catalogue = Catalogue.load(connection) if check else None
+        id = outbox.emit(connection, event, catalogue=catalogue)
+    if wait is None:
+        output.one({"id": id}, as_json=as_json)
+        return
+    if not as_json:
+        output.note(f"Waiting for the answers to {id}.")
+    waiting.wait(id, wait, as_json=as_json)
+
+
+@commands.command("wait")
+@id_argument
+@click.option(
+    "--timeout",
+    type=waiting.SECONDS,
+    default=5.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="How long at most.",
+)
+@json_option
+@database_option()
+def wait_(id: UUID, timeout: float, as_json: bool) -> None:
+    """Wait until all deliveries of an event have ended.
+
+    Prints what each subscription answered. Exits with 1 unless all of them have it.
+
+    \b
+    Example:
+      outbox events wait 0190163d-8694-739b-aea5-966c26f8ad91 --timeout 30
+    """
+    waiting.wait(id, timeout, as_json=as_json)
 
 
 @commands.command("list")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from outbox import InvalidInput
 from outbox.addresses import parse_allow
 from outbox.encoding import check_text
 from outbox.moments import parse_moment
@@ -91,6 +95,27 @@ def has_terminal() -> bool:
 def read_stdin() -> bytes:
     """Return all that stdin has."""
     return sys.stdin.buffer.read()
+
+
+def content(field: str, text: str) -> str | bytes:
+    """Return `text`, or what is in the FILE of `@FILE`, or on stdin for `-`."""
+    if text == "-":
+        return read_stdin()
+    if not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidInput(field, f"cannot be read from {text[1:]}: {reason}") from error
+
+
+def parse_json(field: str, text: str) -> object:
+    """Return the value of JSON that was typed, or of a file or stdin; numbers keep their digits."""
+    try:
+        return json.loads(content(field, text), parse_float=Decimal)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(field, f"is not JSON: {error}") from error
 
 
 def _remember(context: click.Context, _: click.Parameter, url: Any) -> None:

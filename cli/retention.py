@@ -99,11 +99,11 @@ def prune(dry_run: bool, yes: bool, as_json: bool) -> None:
     with open_engine() as engine, output.Bar("days", len(ready)) as bar:
         done: list[Day] = []
 
-        def told(day: Day) -> None:
+        def dropped(day: Day) -> None:
             done.append(day)
             bar.show(len(done))
 
-        pruned = retention.prune(engine, told=told)
+        pruned = retention.prune(engine, dropped=dropped)
     output.one(_pruned_row(pruned, as_json), as_json=as_json)
 
 

@@ -12,6 +12,7 @@ from .documents import Json
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from outbox import Answer, EventType
     from outbox.captures import Capture
     from outbox.deliveries import Attempt, Delivery
     from outbox.events import StoredEvent
@@ -82,7 +83,7 @@ def event_row(found: StoredEvent) -> Row:
     return row(found) | {"data": Json(found.data), "context": context}
 
 
-def delivery_row(found: Delivery) -> Row:
+def delivery_row(found: Delivery | Answer) -> Row:
     """A delivery; `attempt` is the number of the last one."""
     return {_DELIVERY.get(name, name): value for name, value in row(found).items()}
 
@@ -101,6 +102,18 @@ def capture_row(found: Capture) -> Row:
     """A capture; what there is nothing to say about is None, so that tables leave it out."""
     shown = row(found)
     return shown | {name: shown[name] or None for name in ("missing", "unknown", "unseen")}
+
+
+def answer_row(found: Answer) -> Row:
+    """An answer, in the words of its delivery, with what was kept of the body as text."""
+    body = None if found.body is None else found.body.decode(errors="replace")
+    return delivery_row(found) | {"body": body}
+
+
+def type_row(found: EventType) -> Row:
+    """An event type, with its schema and its example as the JSON they are."""
+    stored = {"schema": found.schema, "example": found.example}
+    return row(found) | {name: text and Json(text) for name, text in stored.items()}
 
 
 def phases(attempt: Row) -> str | None:

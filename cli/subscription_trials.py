@@ -13,9 +13,8 @@ from outbox.previews import preview
 from outbox.sent import request_of
 
 from . import output, timeline
-from .given_data import given_data
 from .matching_print import matching_row, print_matching
-from .options import database_option, id_argument, json_option, text_option
+from .options import database_option, id_argument, json_option, parse_json, text_option
 from .program import Failure
 from .rows import attempt_row, delivery_row, request_row, sent_row
 from .session import author, open_engine, transaction
@@ -80,7 +79,7 @@ def test(id: UUID, type: str, data: str | None, timeout: int, as_json: bool) -> 
       outbox subscriptions test 0190163d-8694-739b-aea5-966c26f8ad91 \\
         --type invoice.paid --data '{"id": 1}'
     """
-    value = None if data is None else given_data(data)
+    value = None if data is None else parse_json("data", data)
     with open_engine() as engine:
         with engine.begin() as connection:
             schema.check(connection)
@@ -152,7 +151,7 @@ def match(
       outbox subscriptions match --type invoice.paid --tenant acme \\
         --data '{"amount": 120}'
     """
-    text = None if data is None else encode(given_data(data))
+    text = None if data is None else encode(parse_json("data", data))
     with transaction() as connection:
         found = matching.explain(
             connection, type=type, tenant=tenant, data=text, ours=operational, others=others

@@ -11,6 +11,8 @@ If the transaction commits, every subscription that wants the event gets it: sig
 retried, with each attempt on record. If it rolls back, nothing happened.
 """
 
+from .answers import Answer, Waited
+from .catalogue import Catalogue, EventType
 from .errors import (
     DatabaseUnavailable,
     EmbeddedUnavailable,
@@ -25,20 +27,26 @@ from .errors import (
 from .events import Event, emit, emit_many
 from .signing import verify
 from .version import __version__
+from .waiting import wait
 
 __all__ = [
+    "Answer",
+    "Catalogue",
     "DatabaseUnavailable",
     "EmbeddedUnavailable",
     "Event",
+    "EventType",
     "InvalidInput",
     "KeyConflict",
     "NotFound",
     "OutboxError",
     "SchemaMismatch",
     "SignatureInvalid",
+    "Waited",
     "WrongState",
     "__version__",
     "emit",
     "emit_many",
     "verify",
+    "wait",
 ]

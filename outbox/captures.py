@@ -43,10 +43,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, OID
 from sqlalchemy.exc import DBAPIError
 
+from .drivers import told
 from .encoding import check_text
 from .errors import InvalidInput, NotFound, WrongState
 from .host_tables import HostTable, choose
-from .sqlstate import told
 from .tables import capture, capture_state
 
 if TYPE_CHECKING:

@@ -134,13 +134,13 @@ def count_open(connection: Connection, subscription_id: UUID) -> int:
 _LAST = last_attempt()
 _is_open = delivery_queue.c.delivery_id.is_not(None)
 _waits = delivery_queue.c.due_at == INFINITY
-_blocked = and_(
+BLOCKED = and_(
     _waits,
     blocked_subject.c.subscription_id == delivery_queue.c.subscription_id,
     blocked_subject.c.subject == delivery_queue.c.subject,
 )
 _state = case((_is_open, "pending"), (_LAST.c.outcome.in_(ENDS), _LAST.c.outcome))
-_held = case(
+HELD = case(
     (
         and_(_is_open, subscription.c.state != "active"),
         subscription.c.state + func.coalesce(": " + subscription.c.state_reason, ""),
@@ -171,7 +171,7 @@ def _described(page: Subquery) -> Select[Any]:
             _LAST.c.error_class,
             _LAST.c.error,
             case((not_(_waits), delivery_queue.c.due_at)).label("due_at"),
-            _held.label("held"),
+            HELD.label("held"),
             func.coalesce(in_flight, false()).label("in_flight"),
         )
         .select_from(page)
@@ -179,7 +179,7 @@ def _described(page: Subquery) -> Select[Any]:
         .join(event, event.c.id == delivery.c.event_id, isouter=True)
         .join(subscription, subscription.c.id == delivery.c.subscription_id, isouter=True)
         .join(delivery_queue, delivery_queue.c.delivery_id == delivery.c.id, isouter=True)
-        .join(blocked_subject, _blocked, isouter=True)
+        .join(blocked_subject, BLOCKED, isouter=True)
         .join(_LAST, true(), isouter=True)
     )
 

@@ -71,7 +71,7 @@ def encode(value: object, *, field: str = "data", max_bytes: int = MAX_BYTES) ->
     try:
         text = _write(value, 0)
     except _Refused as refused:
-        raise InvalidInput(_path(field, refused.steps), refused.rule) from None
+        raise InvalidInput(path_of(field, refused.steps[::-1]), refused.rule) from None
     size = len(text) if text.isascii() else len(text.encode())
     if size > max_bytes:
         raise InvalidInput(field, f"takes {size:,} bytes as JSON; {max_bytes:,} are allowed")
@@ -229,8 +229,13 @@ _WRITERS = _Writers(
 )
 
 
-def _path(field: str, steps: list[object]) -> str:
-    text = field + "".join(map(_step, reversed(steps)))
+def path_of(field: str, steps: Sequence[object]) -> str:
+    """Return the way into `field` by keys and indices, outermost first, shortened if it is long.
+
+    >>> path_of("data", ["lines", 0, "unit price"])
+    "data.lines[0]['unit price']"
+    """
+    text = field + "".join(map(_step, steps))
     return text if len(text) <= MAX_PATH else text[: MAX_PATH - 1] + "…"
 
 

@@ -60,6 +60,15 @@ def parse_patterns(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(check_pattern(part.strip()) for part in text.split(",")))
 
 
+def matches(pattern: str, type: str) -> bool:
+    """Return whether `pattern` means `type`.
+
+    >>> matches("invoice.*", "invoice.paid"), matches("invoice", "invoice.paid")
+    (True, False)
+    """
+    return type.startswith(pattern[:-1]) if pattern.endswith("*") else type == pattern
+
+
 def _check(field: str, text: str, regex: str, longest: int, rule: str) -> str:
     if not isinstance(text, str):
         raise InvalidInput(field, f"must be text, not {type(text).__name__}")

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
 from sqlalchemy import Boolean, Text, Uuid, bindparam, cast, column, func, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from .encoding import check_text, encode
 from .errors import InvalidInput, KeyConflict, NotFound
@@ -31,7 +30,11 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session
+    from typing_extensions import TypeIs
+
+    from .catalogue import Catalogue
 
 MAX_BYTES = 262_144
 MAX_CONTEXT_BYTES = 8_192
@@ -75,72 +78,100 @@ class StoredEvent:
 
 
 @overload
-def emit(target: Session | Connection, event: Event, *, max_bytes: int = ...) -> UUID: ...
+def emit(
+    target: Session | Connection,
+    event: Event,
+    *,
+    max_bytes: int = ...,
+    catalogue: Catalogue | None = ...,
+) -> UUID: ...
 @overload
 def emit(
-    target: AsyncSession | AsyncConnection, event: Event, *, max_bytes: int = ...
+    target: AsyncSession | AsyncConnection,
+    event: Event,
+    *,
+    max_bytes: int = ...,
+    catalogue: Catalogue | None = ...,
 ) -> Awaitable[UUID]: ...
 def emit(
     target: Session | Connection | AsyncSession | AsyncConnection,
     event: Event,
     *,
     max_bytes: int = MAX_BYTES,
+    catalogue: Catalogue | None = None,
 ) -> UUID | Awaitable[UUID]:
     """Write `event` in the transaction of `target` and return its id.
 
     `target` is a SQLAlchemy Session or Connection; with their async forms the call is
-    awaited. `max_bytes` bounds the encoded data. A `key` that was used before gives back
-    the id of the first event.
+    awaited. `max_bytes` bounds the encoded data. With a `catalogue` the data must satisfy
+    the schema of its type. A `key` that was used before gives back the id of the first event.
 
     Raises InvalidInput before any SQL runs, and KeyConflict when the key stands for
     another content; neither harms the transaction.
 
         id = outbox.emit(session, Event(type="user.created", data={"id": 7}, key="user-7"))
     """
-    text = _encode_batch([event], max_bytes)
-    if isinstance(target, AsyncConnection | AsyncSession):
+    text = _encode_batch([event], max_bytes, catalogue)
+    if _is_async(target):
         return target.run_sync(lambda sync: _write(sync, [event], text)[0])
     return _write(target, [event], text)[0]
 
 
 @overload
 def emit_many(
-    target: Session | Connection, events: Sequence[Event], *, max_bytes: int = ...
+    target: Session | Connection,
+    events: Sequence[Event],
+    *,
+    max_bytes: int = ...,
+    catalogue: Catalogue | None = ...,
 ) -> list[UUID]: ...
 @overload
 def emit_many(
-    target: AsyncSession | AsyncConnection, events: Sequence[Event], *, max_bytes: int = ...
+    target: AsyncSession | AsyncConnection,
+    events: Sequence[Event],
+    *,
+    max_bytes: int = ...,
+    catalogue: Catalogue | None = ...,
 ) -> Awaitable[list[UUID]]: ...
 def emit_many(
     target: Session | Connection | AsyncSession | AsyncConnection,
     events: Sequence[Event],
     *,
     max_bytes: int = MAX_BYTES,
+    catalogue: Catalogue | None = None,
 ) -> list[UUID] | Awaitable[list[UUID]]:
     """Write all `events` with one statement and return their ids in the same order.
 
-    As `emit`, for a batch: `max_bytes` bounds the data of each. All or none are written.
+    As `emit`, for a batch: `max_bytes` and `catalogue` are for the data of each. All or none
+    are written.
 
         ids = outbox.emit_many(session, [Event(type="user.created", data=u) for u in users])
     """
     events = list(events)
-    text = _encode_batch(events, max_bytes)
-    if isinstance(target, AsyncConnection | AsyncSession):
+    text = _encode_batch(events, max_bytes, catalogue)
+    if _is_async(target):
         return target.run_sync(lambda sync: _write(sync, events, text))
     return _write(target, events, text)
+
+
+def _is_async(target: object) -> TypeIs[AsyncSession | AsyncConnection]:
+    """Return whether it is one of the async forms, without importing them and the ORM."""
+    return hasattr(target, "run_sync")
 
 
 # Words to JSON: the whole batch travels as one parameter, the same on every driver. The
 # server cuts `data` out of it as the exact text that was put in.
 
 
-def _encode_batch(events: Sequence[Event], max_bytes: int) -> str:
-    return f"[{','.join(_encode_event(e, max_bytes) for e in events)}]"
+def _encode_batch(events: Sequence[Event], max_bytes: int, catalogue: Catalogue | None) -> str:
+    return f"[{','.join(_encode_event(e, max_bytes, catalogue) for e in events)}]"
 
 
-def _encode_event(event: Event, max_bytes: int) -> str:
+def _encode_event(event: Event, max_bytes: int, catalogue: Catalogue | None) -> str:
     data = encode(event.data, max_bytes=max_bytes)
     fields: dict[str, Any] = {"type": check_type(event.type)}
+    if catalogue is not None:
+        catalogue.check(event.type, data)
     if event.source == "outbox":
         raise InvalidInput("source", "outbox is for events of the outbox itself")
     for name, limit in (("tenant", 255), ("subject", 1024), ("source", 1024), ("key", 255)):

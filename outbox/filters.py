@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Text, cast, literal, select
 from sqlalchemy.exc import DBAPIError
 
+from .drivers import told
 from .encoding import check_text
 from .errors import InvalidInput
-from .sqlstate import told
 from .tables import JsonPath
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import BigInteger, Date, Text, column, func, literal, select, update
 from sqlalchemy.exc import DBAPIError
 
+from .drivers import told
 from .errors import InvalidInput
 from .tables import retention
 
@@ -99,11 +100,11 @@ def past(connection: Connection) -> list[Day]:
     return [Day(*row) for row in connection.execute(query.order_by(days.c.day))]
 
 
-def prune(engine: Engine, *, told: Callable[[Day], None] = lambda _: None) -> Pruned:
+def prune(engine: Engine, *, dropped: Callable[[Day], None] = lambda _: None) -> Pruned:
     """Drop all days that are past their retention, and the keys of their events.
 
     Each day of each fact is a transaction that waits 0.3 seconds at most for its lock, and
-    is tried again; `told` hears of each day that was dropped. What is held or busy stays.
+    is tried again; `dropped` hears of each day that was. What is held or busy stays.
     """
     pruned = Pruned()
     with engine.connect() as connection:
@@ -114,7 +115,7 @@ def prune(engine: Engine, *, told: Callable[[Day], None] = lambda _: None) -> Pr
             pruned.held.append(day)
         elif all(_drop(engine, fact, day, looked_at) for fact in FACTS):
             pruned.dropped.append(day)
-            told(day)
+            dropped(day)
         else:
             pruned.busy.append(day)
     if pruned.dropped:
@@ -136,7 +137,7 @@ def _drop(engine: Engine, fact: str, day: Day, looked_at: datetime) -> bool:
 
 
 def _is_busy(error: DBAPIError) -> bool:
-    return getattr(error.orig, "sqlstate", None) in {"55P03", "40P01"}
+    return told(error)[0] in {"55P03", "40P01"}
 
 
 def _prune_keys(engine: Engine) -> Iterable[int]:

@@ -158,12 +158,13 @@ def empty(database: Database) -> None:
         connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
         for table in connection.exec_driver_sql(_TABLES).scalars().all():
             connection.exec_driver_sql(f"DELETE FROM outbox.{table}")  # noqa: S608 - quoted
+        connection.exec_driver_sql("INSERT INTO outbox.retention DEFAULT VALUES")
 
 
 _TABLES = """
 SELECT quote_ident(relname) FROM pg_class
 WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'p')
-  AND NOT relispartition AND relname NOT IN ('schema_version', 'retention')
+  AND NOT relispartition AND relname <> 'schema_version'
 """
 
 

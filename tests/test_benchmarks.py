@@ -70,3 +70,16 @@ def test_capture() -> None:
     assert len(result["median"]) == len(result["runs"]) == 2 * 3 * 4
     assert {each["way"] for each in result["median"]} == {"plain", "whole", "chosen", "emit"}
     assert all(each["wall_ratio"] == 1 for each in result["median"] if each["way"] == "plain")
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_wait() -> None:
+    """Every wait ends with its answer, and with a worker that is killed with its time."""
+    result = run("benchmarks.wait", "--waits=40", "--parallel=10", "--timeout=4")
+
+    whole, killed, loop, loop_killed = result["runs"]
+    assert [each["hung"] for each in result["runs"]] == [0, 0, 0, 0]
+    assert [each["ended"] for each in (whole, loop)] == [40, 40]
+    assert all(each["ended"] < 40 for each in (killed, loop_killed))
+    assert {"p50_ms", "p99_ms", "longest_ms", "whole_p50_ms", "whole_p99_ms"} <= set(whole)

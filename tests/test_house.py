@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -73,6 +75,17 @@ def test_public_names() -> None:
 
     assert set(outbox.__all__) - {"__version__"} == public
     assert sorted(outbox.__all__) == outbox.__all__
+
+
+def test_import_is_light() -> None:
+    """`import outbox` takes neither the ORM nor a driver along, nor what few hosts need."""
+    heavy = ("sqlalchemy.orm", "sqlalchemy.ext.asyncio", "psycopg", "jsonschema", "aiohttp")
+    code = f"import sys, outbox; print([name for name in {heavy} if name in sys.modules])"
+    ended = subprocess.run(  # noqa: S603 - our own code
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+
+    assert ended.stdout == "[]\n"
 
 
 def test_every_package_is_in_the_wheel() -> None:

@@ -5,29 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
 
 from outbox import Event, emit
 from tests.days import add_event, make_day
 from tests.factories import rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.databases import Database
 
     from .conftest import Cli
 
 
-@pytest.fixture
-def for_ever(committed_db: Database) -> Iterator[None]:
-    """The policy is as it was afterwards."""
-    yield
-    with committed_db.engine.begin() as connection:
-        connection.execute(text("UPDATE outbox.retention SET keep = NULL"))
-
-
-@pytest.mark.usefixtures("for_ever")
 def test_policy_and_prune(cli: Cli, committed_db: Database) -> None:
     """Set how long, see what would go, let it go."""
     with committed_db.engine.begin() as connection:

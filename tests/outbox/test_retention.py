@@ -74,7 +74,7 @@ def test_prune(cloned_db: Database) -> None:
         retention.keep_for(connection, 7 * DAY, by=BY)
 
     told: list[date] = []
-    pruned = retention.prune(cloned_db.engine, told=lambda day: told.append(day.day))
+    pruned = retention.prune(cloned_db.engine, dropped=lambda day: told.append(day.day))
 
     with cloned_db.engine.connect() as connection:
         assert partitions(connection) == {

@@ -79,12 +79,12 @@ def test_one_top_level_name(wheel: Path) -> None:
 
 
 def test_nothing_is_left_out(wheel: Path) -> None:
-    """Each module and each statement of the source tree is in the wheel."""
+    """Each module, statement and catalogue of the source tree is in the wheel."""
     folders = {"outbox": "outbox", "outbox/worker": "worker", "outbox/cli": "cli"}
     wanted = {
         f"{name}/{path.relative_to(ROOT / folder)}"
         for name, folder in folders.items()
-        for pattern in ("*.py", "*.sql")
+        for pattern in ("*.py", "*.sql", "*.json")
         for path in (ROOT / folder).rglob(pattern)
         if not any(parent.is_symlink() for parent in path.parents)
     }

@@ -18,19 +18,15 @@ from tests.days import add_event, make_day, partitions, today
 from tests.factories import BY, rows, value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .conftest import Fleet
 
 
 @pytest.fixture
-def upkeep(fleet: Fleet) -> Iterator[Maintenance]:
+def upkeep(fleet: Fleet) -> Maintenance:
     """The duties of a worker, on a database whose policy is seven days."""
     with fleet.database.engine.begin() as connection:
         retention.keep_for(connection, 7 * DAY, by=BY)
-    yield Maintenance(fleet.a, Counter(), lambda _: None)
-    with fleet.database.engine.begin() as connection:
-        retention.keep_for(connection, None, by=BY)
+    return Maintenance(fleet.a, Counter(), lambda _: None)
 
 
 def test_prune(fleet: Fleet, upkeep: Maintenance, monkeypatch: pytest.MonkeyPatch) -> None:
