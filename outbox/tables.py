@@ -263,3 +263,13 @@ worker = Table(
     Column("seen_at", Moment),
     Column("stopped_at", Moment),
 )
+
+limited_claim = Table(
+    "limited_claim",
+    metadata,
+    Column("delivery_id", Uuid),
+    Column("subscription_id", Uuid),
+    Column("subject", Text),
+    Column("attempt", SmallInteger),
+    Column("lease_until", Moment),
+)
