@@ -9,7 +9,7 @@ import click
 
 from outbox import __version__
 
-from . import deliveries, demo, events, schema, secrets, subscriptions
+from . import audit, deliveries, demo, events, schema, secrets, subscriptions
 from .options import database_option
 from .program import Program
 from .session import VARIABLE
@@ -33,6 +33,7 @@ def outbox() -> None:
 
 for noun in (subscriptions, events, deliveries, secrets, schema):
     outbox.add_command(noun.commands)
+outbox.add_command(audit.audit)
 outbox.add_command(demo.demo)
 
 

@@ -15,7 +15,7 @@ from outbox.subscriptions import Author
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
 
 VARIABLE = "OUTBOX_DATABASE_URL"
 URL = "outbox.database_url"  # where the context of Click holds it
@@ -24,13 +24,20 @@ URL = "outbox.database_url"  # where the context of Click holds it
 @contextmanager
 def transaction(*, any_schema: bool = False) -> Iterator[Connection]:
     """Yield a connection in a transaction, on a database that has the schema of this program."""
+    with connected(any_schema=any_schema) as engine, engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def connected(*, any_schema: bool = False) -> Iterator[Engine]:
+    """Yield an engine, for what takes several transactions, on a database with our schema."""
     with database.translated():
         engine = database.engine(_database_url())
         try:
-            with engine.begin() as connection:
-                if not any_schema:
+            if not any_schema:
+                with engine.connect() as connection:
                     schema.check(connection)
-                yield connection
+            yield engine
         finally:
             engine.dispose()
 

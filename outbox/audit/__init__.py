@@ -11,8 +11,18 @@ what the queues, the states of deliveries, subscriptions, limits and health must
 
 from __future__ import annotations
 
-from .repair import REPAIRABLE, repair
+from .repair import repair, repairable, steps
 from .sheet import Finding
 from .slices import ACCOUNT, Plan, Report, plan, run
 
-__all__ = ["ACCOUNT", "REPAIRABLE", "Finding", "Plan", "Report", "plan", "repair", "run"]
+__all__ = [
+    "ACCOUNT",
+    "Finding",
+    "Plan",
+    "Report",
+    "plan",
+    "repair",
+    "repairable",
+    "run",
+    "steps",
+]

@@ -27,8 +27,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import INTERVAL
 
-from outbox.deliveries import ENDS
-from outbox.tables import (
+from ..deliveries import ENDS
+from ..tables import (
     attempt,
     delivery,
     delivery_queue,
@@ -37,7 +37,6 @@ from outbox.tables import (
     subscription,
     subscription_change,
 )
-
 from .sheet import FOREVER, KEPT, Check, Sheet, between, later, said
 
 LONGEST_DELAY = cast(literal(timedelta(days=31)), INTERVAL)  # no schedule begins later

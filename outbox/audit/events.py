@@ -34,7 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import INTERVAL
 
-from outbox.tables import (
+from ..tables import (
     JsonPath,
     delivery,
     event,
@@ -42,7 +42,6 @@ from outbox.tables import (
     event_queue,
     subscription_change,
 )
-
 from .sheet import FIRST, FOREVER, KEPT, Check, Sheet, between, later, said
 
 SETTLED = cast(literal(timedelta(hours=1)), INTERVAL)  # no transaction of a change is open longer

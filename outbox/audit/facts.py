@@ -28,8 +28,7 @@ from sqlalchemy import (
     values,
 )
 
-from outbox.tables import schema_version
-
+from ..tables import schema_version
 from .sheet import LOWEST, Check, Sheet, said
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from sqlalchemy import and_, exists, func, literal_column, not_, or_, select
 
-from outbox.tables import (
+from ..tables import (
     attempt,
     delivery,
     delivery_queue,
@@ -19,7 +19,6 @@ from outbox.tables import (
     subscription_change,
     subscription_health,
 )
-
 from .deliveries import LONGEST_DELAY, OWN_FAULT
 from .sheet import KEPT, MARGIN, Check, Sheet, between, said
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, and_, case, exists, func, not_
 
-from outbox.tables import (
+from ..tables import (
     attempt,
     blocked_subject,
     delivery,
@@ -19,7 +19,6 @@ from outbox.tables import (
     subscription,
     subscription_change,
 )
-
 from . import deliveries as of
 from .events import SETTLED
 from .sheet import FOREVER, KEPT, Check, Sheet, said

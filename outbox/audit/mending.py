@@ -26,8 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
-from outbox import tables
-from outbox.tables import (
+from .. import tables
+from ..tables import (
     attempt,
     blocked_subject,
     delivery,
@@ -41,7 +41,6 @@ from outbox.tables import (
     subscription_type,
     throttle,
 )
-
 from . import deliveries as of
 from . import events as told
 from . import health as noted

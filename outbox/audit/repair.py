@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Engine
 
     from .sheet import Sheet
-    from .slices import Plan
+    from .slices import Plan, Report, Slice
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,23 +66,34 @@ STEPS = (
 REPAIRABLE = frozenset(name for step in STEPS for name in step.names)
 
 
-def repair(
-    engine: Engine, plan: Plan, *, progress: Callable[[int, int], None] = lambda *_: None
-) -> None:
+def repairable(report: Report) -> int:
+    """Return how many of what a report found a repair can set right."""
+    return sum(count for name, count in report.found.items() if name in REPAIRABLE)
+
+
+def steps(plan: Plan) -> int:
+    """Return how many steps a repair by this plan has, for a progress bar."""
+    return len(_todo(plan))
+
+
+def repair(engine: Engine, plan: Plan, *, progress: Callable[[int], None] = lambda _: None) -> None:
     """Make the projections again where they differ from the facts, in the slices of `plan`.
 
-    `progress` is told how many of how many slices are done. What could not be repaired is
-    what another audit finds.
+    `progress` is told after each how many of `steps(plan)` are done. What could not be
+    repaired is what another audit finds.
 
-        audit.repair(engine, plan)
+        audit.repair(engine, audit.plan(engine))
     """
-    todo = [(step, slice) for step in STEPS for slice in plan.slices if step.sheet in slice.sheets]
-    for number, (step, slice) in enumerate(todo, start=1):
+    for number, (step, slice) in enumerate(_todo(plan), start=1):
         with _writing(engine, nested=slice.nested) as connection:
             _mend(connection, step, slice.values)
-        progress(number, len(todo))
+        progress(number)
     with _writing(engine, nested=True) as connection:
         mending.promote(connection)
+
+
+def _todo(plan: Plan) -> list[tuple[Step, Slice]]:
+    return [(step, slice) for step in STEPS for slice in plan.slices if step.sheet in slice.sheets]
 
 
 def _mend(connection: Connection, step: Step, values: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import Text, Uuid, and_, bindparam, cast, func, literal, select
 from sqlalchemy.dialects.postgresql import INTERVAL
 
-from outbox.tables import Moment
+from ..tables import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

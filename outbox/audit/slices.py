@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, tuple_
 
-from outbox.tables import delivery, event, event_key, subscription_health
-
+from ..tables import delivery, event, event_key, subscription_health
 from . import deliveries, events, facts, health, limits, subscriptions
 from .sheet import HIGHEST, LOWEST, Finding, Tally, look
 
@@ -77,10 +76,10 @@ class Report:
     findings: Sequence[Finding]
 
     @property
-    def balanced(self) -> bool:
-        """Whether deliveries = open + ended."""
-        ended = sum(self.account[name] for name in ("delivered", "dead", "cancelled"))
-        return self.account["deliveries"] == self.account["open"] + ended
+    def adds_up(self) -> bool:
+        """Whether nothing differs, and deliveries = open + ended."""
+        ended = sum(self.account[name] for name in ("open", "delivered", "dead", "cancelled"))
+        return not self.found and self.account["deliveries"] == ended
 
 
 def plan(engine: Engine, *, since: datetime | None = None, size: int = SLICE) -> Plan:

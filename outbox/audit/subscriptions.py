@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import Text, and_, cast, exists, func, not_, or_, select
 from sqlalchemy.dialects.postgresql import JSONB
 
-from outbox.tables import (
+from ..tables import (
     Moment,
     secret,
     subscription,
@@ -17,7 +17,6 @@ from outbox.tables import (
     subscription_type,
     throttle,
 )
-
 from .sheet import Check, Sheet, said
 
 _TIMES = ("created_at", "changed_at")  # their text depends on the time zone of whoever wrote it
