@@ -48,17 +48,21 @@ def record(fleet: Fleet, store: Store, claims: list[Claim], outcome: str) -> Non
         fleet.record(store, *made)
 
 
+KINDS: list[tuple[str, dict[str, Any]]] = [
+    ("plain", {}),
+    ("limited", {"max_in_flight": 4}),
+    ("stop", {"ordered": "stop"}),
+    ("skip", {"ordered": "skip"}),
+    ("paused", {}),
+    ("gone", {}),
+]
+
+
 @pytest.fixture
 def history(fleet: Fleet) -> Fleet:
     """Deliveries in every state, of subscriptions of every kind."""
     with fleet.database.engine.begin() as connection:
-        made = {
-            name: subscribe(connection, types=["a.*"], **options).id
-            for name, options in {
-                "plain": {}, "limited": {"max_in_flight": 4}, "stop": {"ordered": "stop"},
-                "skip": {"ordered": "skip"}, "paused": {}, "gone": {},
-            }.items()
-        }  # fmt: skip
+        made = {name: subscribe(connection, types=["a.*"], **given).id for name, given in KINDS}
         connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
         connection.exec_driver_sql(
             "UPDATE outbox.subscription_change SET changed_at = changed_at - interval '1 day'"
