@@ -7,7 +7,7 @@ whole only; where something of the subject was sent since, someone did.
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, and_, case, exists, func, not_
+from sqlalchemy import ColumnElement, and_, case, exists, func, not_, or_
 
 from ..tables import (
     attempt,
@@ -27,22 +27,21 @@ c = limited_claim.alias("c")
 q = delivery_queue.alias("q")
 s = subscription.alias("s")
 
-IS_QUEUED = q.c.delivery_id.is_not(None)
-NOT_LEASED = q.c.lease_owner.is_(None)
+# Limits that were changed a moment ago may find claims that were made before.
+_settled = s.c.changed_at + SETTLED < func.now()
+_counted_wrong = or_(
+    q.c.lease_owner.is_(None),
+    c.c.attempt != q.c.attempt,
+    c.c.subscription_id != q.c.subscription_id,
+    c.c.subject != q.c.subject,
+)
 WRONG_CLAIM = and_(
-    c.c.lease_until > func.now(),
-    IS_QUEUED,
-    func.coalesce(NOT_LEASED, False)
-    | (c.c.attempt != q.c.attempt)
-    | (c.c.subscription_id != q.c.subscription_id)
-    | c.c.subject.is_distinct_from(q.c.subject),
+    c.c.lease_until > func.now(), q.c.delivery_id.is_not(None), _counted_wrong, _settled
 )
 _is_limited = and_(
     s.c.state != "removed",
-    func.coalesce(
-        s.c.max_in_flight.is_not(None) | s.c.rate.is_not(None) | s.c.ordered.is_not(None)
-    ),
-    s.c.changed_at + SETTLED < func.now(),
+    or_(s.c.max_in_flight.is_not(None), s.c.rate.is_not(None), s.c.ordered.is_not(None)),
+    _settled,
 )
 MISSING_CLAIM = and_(
     q.c.lease_owner.is_not(None), q.c.lease_until > func.now(), _is_limited,
