@@ -59,3 +59,13 @@ def test_fairness() -> None:
 
     assert [each["hanging"] for each in result["runs"]] == [False, True]
     assert set(result["ratios"]) == {"rate", "p50_ms", "p99_ms"}
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_audit() -> None:
+    """An audit of what the benchmark makes finds nothing, with statistics and without."""
+    result = run("benchmarks.audit", "--deliveries=2000")
+
+    assert [each["run"] for each in result["runs"]] == ["never analyzed", "analyzed"]
+    assert [(each["deliveries"], each["attempts"]) for each in result["runs"]] == [(2000, 2600)] * 2
