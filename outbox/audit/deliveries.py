@@ -101,7 +101,7 @@ ENDED = func.coalesce(a.c.ends, 0) > 0
 LEASED = q.c.lease_owner.is_not(None)
 
 # What the queue must say, by the facts.
-LAST = func.coalesce(a.c.last, 0)
+LAST = func.greatest(a.c.highest, 0)  # also what came late is not done twice under one number
 NUMBER = LAST + case((LEASED, 1), else_=0)
 FAILURES = func.coalesce(a.c.failures, 0)
 SUBJECT_OF_EVENT = (
@@ -148,10 +148,10 @@ WRONG_DUE_AT = case(
 )
 
 _told = said(
-    "%s attempts, the last is %s, %s failed", func.coalesce(a.c.attempts, 0), LAST, FAILURES
+    "attempts %s, the last %s, failures %s", func.coalesce(a.c.attempts, 0), LAST, FAILURES
 )
 _queued = said(
-    "in the queue: attempt %s, %s failures, due at %s", q.c.attempt, q.c.failures, q.c.due_at
+    "in the queue: attempt %s, failures %s, due at %s", q.c.attempt, q.c.failures, q.c.due_at
 )
 _its_end = said("%s with attempt %s, at %s", a.c.outcome, a.c.end, a.c.ended_at)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, or_, select
 
 from . import events, health, limits, mending, subscriptions
-from .slices import DELIVERIES, configure
+from .slices import DELIVERIES, configure, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -86,7 +86,7 @@ def repair(engine: Engine, plan: Plan, *, progress: Callable[[int], None] = lamb
     """
     for number, (step, slice) in enumerate(_todo(plan), start=1):
         with _writing(engine, nested=slice.nested) as connection:
-            _mend(connection, step, slice.values)
+            _mend(connection, step, parameters(connection, slice))
         progress(number)
     with _writing(engine, nested=True) as connection:
         mending.promote(connection)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, tuple_
@@ -85,29 +86,21 @@ class Report:
 def plan(engine: Engine, *, since: datetime | None = None, size: int = SLICE) -> Plan:
     """Cut what is to be audited into slices of `size` rows; `since` leaves out what is older."""
     with reading(engine) as connection:
-        start = LOWEST if since is None else _floor(connection, since)
-        kept = facts.kept_since(connection)
-    base = {"first": start, "last": HIGHEST, "kept": kept}
-
-    def ranges(key: ColumnElement[Any], first: UUID, size: int) -> Iterator[dict[str, Any]]:
-        ends = [*(id for (id,) in _steps(engine, (key,), (first,), size)), HIGHEST]
-        for end in ends:
-            yield {"first": first, "last": end}
-            first = end
-
-    slices = [Slice(WHOLE, base), Slice((health.NO_HEALTH,), base, nested=True)]
-    slices += [
-        Slice((health.HEALTH,), base | values, nested=True)
-        for values in ranges(subscription_health.c.subscription_id, LOWEST, FAILING)
-    ]
-    slices += [Slice((DELIVERIES,), base | v) for v in ranges(delivery.c.id, start, size)]
-    slices += [
-        Slice((events.EVENTS, events.MATCHES), base | v) for v in ranges(event.c.id, start, size)
-    ]
-    keys = [*_steps(engine, (event_key.c.tenant, event_key.c.key), ("", ""), size)]
-    for first, last in zip([("", ""), *keys], [*keys, None], strict=True):
-        slices.append(Slice((events.KEYS,), base | _key_range(first, last)))
-    return Plan(slices)
+        first = LOWEST if since is None else _floor(connection, since)
+    failing = subscription_health.c.subscription_id
+    all_of_it: dict[str, Any] = {"first": first, "last": HIGHEST}
+    told = (events.EVENTS, events.MATCHES)
+    keys = _key_ranges(engine, size)
+    return Plan(
+        [
+            Slice(WHOLE, all_of_it),
+            Slice((health.NO_HEALTH,), all_of_it, nested=True),
+            *(Slice((health.HEALTH,), r, nested=True) for r in _ranges(engine, failing, FAILING)),
+            *(Slice((DELIVERIES,), r) for r in _ranges(engine, delivery.c.id, size, first)),
+            *(Slice(told, r) for r in _ranges(engine, event.c.id, size, first)),
+            *(Slice((events.KEYS,), all_of_it | r) for r in keys),
+        ]
+    )
 
 
 def run(
@@ -126,15 +119,16 @@ def run(
     tally = Tally(limit)
     for number, slice in enumerate(plan.slices, start=1):
         with reading(engine, nested=slice.nested) as connection:
+            values = parameters(connection, slice)
             for sheet in slice.sheets:
-                look(connection, sheet, tally, slice.values)
+                look(connection, sheet, tally, values)
         progress(number)
-    return report(tally)
-
-
-def report(tally: Tally) -> Report:
-    """Return what a tally came to."""
     return Report({name: tally.counts[name] for name in ACCOUNT}, tally.found, tally.findings)
+
+
+def parameters(connection: Connection, slice: Slice) -> dict[str, Any]:
+    """Return the values for the sheets of a slice; pruning may go on between two of them."""
+    return {**slice.values, "kept": facts.kept_since(connection)}
 
 
 @contextmanager
@@ -166,10 +160,31 @@ def _floor(connection: Connection, since: datetime) -> UUID:
     return id
 
 
-def _steps(
+def _ranges(
+    engine: Engine, id: ColumnElement[Any], size: int, first: UUID = LOWEST
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the ranges of ids that have `size` rows each; together they leave none out."""
+    starts = [first, *(start for (start,) in _starts(engine, (id,), (first,), size)), HIGHEST]
+    return ({"first": start, "last": end} for start, end in pairwise(starts))
+
+
+def _key_ranges(engine: Engine, size: int) -> Iterator[dict[str, Any]]:
+    """Yield likewise ranges of keys, which have no order in time."""
+    key, first = (event_key.c.tenant, event_key.c.key), ("", "")
+    starts = [first, *_starts(engine, key, first, size), None]
+    for start, end in pairwise(starts):
+        assert start is not None  # noqa: S101 - only the last is
+        last_tenant, last_key = end or first
+        yield {
+            "first_tenant": start[0], "first_key": start[1],
+            "last_tenant": last_tenant, "last_key": last_key, "to_the_end": end is None,
+        }  # fmt: skip
+
+
+def _starts(
     engine: Engine, key: Sequence[ColumnElement[Any]], first: Sequence[Any], size: int
 ) -> Iterator[Sequence[Any]]:
-    """Yield the first key of each slice behind the one that begins with `first`."""
+    """Yield where each slice begins behind the one that begins with `first`."""
     while True:
         query = select(*key).where(tuple_(*key) >= tuple_(*first)).order_by(*key)
         with reading(engine) as connection:
@@ -177,11 +192,3 @@ def _steps(
         if found is None:
             return
         yield (first := tuple(found))
-
-
-def _key_range(first: Sequence[str], last: Sequence[str] | None) -> dict[str, Any]:
-    tenant, key = last or ("", "")
-    return {
-        "first_tenant": first[0], "first_key": first[1],
-        "last_tenant": tenant, "last_key": key, "to_the_end": last is None,
-    }  # fmt: skip

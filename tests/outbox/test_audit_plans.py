@@ -13,7 +13,7 @@ from benchmarks.audit import fill
 from benchmarks.database import Database
 from outbox import audit
 from outbox.audit.sheet import Tally, look
-from outbox.audit.slices import reading
+from outbox.audit.slices import parameters, reading
 from tests.databases import NAME, clone
 from tests.factories import value
 
@@ -50,8 +50,9 @@ def test_a_slice_reads_its_own(big: Engine, of: str) -> None:
     with reading(big) as connection:
         connection.exec_driver_sql("SET LOCAL max_parallel_workers_per_gather = 0")
         before, tally = reads(connection), Tally(1)
+        values = parameters(connection, slice)
         for sheet in slice.sheets:
-            look(connection, sheet, tally, slice.values)
+            look(connection, sheet, tally, values)
         read = reads(connection) - before
 
     assert not tally.found

@@ -16,9 +16,10 @@ from outbox import WrongState, audit, subscriptions
 from outbox.repairs import deliver_again
 from tests.factories import BY, emit_many, event, rows, subscribe, value
 
-from .conftest import LEASE, Fleet, result, working
+from .conftest import LEASE, Fleet, result, until, working
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
     from uuid import UUID
 
     from sqlalchemy import Connection, Engine
@@ -174,16 +175,17 @@ QUEUE = "SELECT q::text FROM outbox.delivery_queue q ORDER BY delivery_id"
 # Beside workers.
 
 
-def careless(rng: Random) -> httpx.MockTransport:
+def careless(rng: Random, *statuses: int) -> httpx.MockTransport:
     """Receivers of every temper."""
 
     async def answer(_: httpx.Request) -> httpx.Response:
         await asyncio.sleep(rng.random() / 100)
-        return httpx.Response(
-            rng.choice([200, 200, 200, 503, 500, 410 if rng.random() < 0.1 else 200])
-        )
+        return httpx.Response(rng.choice(statuses))
 
     return httpx.MockTransport(answer)
+
+
+TEMPERS = (*[200] * 12, 503, 500, 503, 500, 410)
 
 
 class Life:
@@ -242,7 +244,7 @@ VALUES ('all', 1, outbox.uuid7(), 'ada', 'a test') RETURNING id
 """
 
 
-@pytest.mark.parametrize("days", [15, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("days", [15, pytest.param(200, marks=pytest.mark.slow)])
 def test_beside_workers(fleet: Fleet, days: int) -> None:
     """While two workers, hosts and people do their work, every audit finds that it adds up."""
     engine, rng = fleet.database.engine, Random(7)  # noqa: S311 - chance, not secrets
@@ -253,8 +255,8 @@ def test_beside_workers(fleet: Fleet, days: int) -> None:
 
     async def audit_often() -> None:
         async with (
-            working(fleet.database, careless(rng)),
-            working(fleet.database, careless(rng)),
+            working(fleet.database, careless(rng, *TEMPERS)),
+            working(fleet.database, careless(rng, *TEMPERS)),
         ):
             living = asyncio.create_task(asyncio.to_thread(Life(engine, rng, days).go_on))
             while not living.done():
@@ -267,3 +269,33 @@ def test_beside_workers(fleet: Fleet, days: int) -> None:
     assert differing(engine) == {}
     assert len(found) > 1
     assert fleet.value("SELECT count(DISTINCT outcome) FROM outbox.attempt") >= 4
+
+
+def test_repair_beside_workers(fleet: Fleet) -> None:
+    """Half of the queue lost while workers send: repaired beside them, everything ends once."""
+    engine, rng = fleet.database.engine, Random(7)  # noqa: S311 - chance, not secrets
+    with engine.begin() as connection:
+        for options in ({}, {"max_in_flight": 3}, {"ordered": "skip"}):
+            subscribe_to_some(connection, **options)
+    for subject in (None, "x", "y"):
+        fleet.emit(30, type="a.b", subject=subject)
+
+    def worker() -> AbstractAsyncContextManager[object]:
+        return working(fleet.database, careless(rng, 200, 200, 503))
+
+    async def lose_and_repair() -> None:
+        async with worker(), worker():
+            await until(lambda: fleet.value("SELECT count(*) > 50 FROM outbox.attempt"))
+            for _ in range(3):
+                await asyncio.to_thread(fleet.execute, LOSE_HALF)
+                await asyncio.to_thread(audit.repair, engine, audit.plan(engine))
+            await until(lambda: not fleet.value("SELECT count(*) FROM outbox.delivery_queue"), 30)
+
+    fleet.run(lose_and_repair())
+
+    assert differing(engine) == {}
+    assert {row[2:] for row in fleet.rows(ENDS)} == {(1, 1)}
+    assert len(fleet.rows(ENDS)) == 270
+
+
+LOSE_HALF = "DELETE FROM outbox.delivery_queue WHERE random() < 0.5"

@@ -198,7 +198,7 @@ VALUES ('all', 1, outbox.uuid7(), 'ada', 'a test') RETURNING id
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(3, 12), pytest.param(30, 40, marks=pytest.mark.slow)]
+    ("examples", "steps"), [(3, 12), pytest.param(12, 40, marks=pytest.mark.slow)]
 )
 def test_lives(fleet: Fleet, examples: int, steps: int) -> None:
     """After whatever order of steps, facts and projections agree; in the end all has ended."""
