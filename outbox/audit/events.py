@@ -108,7 +108,7 @@ EVENTS = Sheet(
 
 # What must have been matched.
 
-# Changes that leave it open to what a subscription matches are not among these.
+# These changes do not touch what a subscription matches; all others may.
 _HARMLESS = ("paused", "resumed", "disabled", "rotated", "unblocked")
 _is_ours = func.coalesce(event.c.source == "outbox", literal_column("false"))
 

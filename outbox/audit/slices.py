@@ -170,14 +170,13 @@ def _ranges(
 
 def _key_ranges(engine: Engine, size: int) -> Iterator[dict[str, Any]]:
     """Yield likewise ranges of keys, which have no order in time."""
-    key, first = (event_key.c.tenant, event_key.c.key), ("", "")
-    starts = [first, *_starts(engine, key, first, size), None]
-    for start, end in pairwise(starts):
-        assert start is not None  # noqa: S101 - only the last is
-        last_tenant, last_key = end or first
+    nowhere = ("", "")
+    starts = [nowhere, *_starts(engine, (event_key.c.tenant, event_key.c.key), nowhere, size)]
+    for start, end in zip(starts, [*starts[1:], None], strict=True):
+        last = end or nowhere
         yield {
             "first_tenant": start[0], "first_key": start[1],
-            "last_tenant": last_tenant, "last_key": last_key, "to_the_end": end is None,
+            "last_tenant": last[0], "last_key": last[1], "to_the_end": end is None,
         }  # fmt: skip
 
 
