@@ -10,6 +10,7 @@ import click
 from outbox import __version__
 
 from . import (
+    audit,
     capture,
     deliveries,
     demo,
@@ -50,6 +51,7 @@ for noun in (subscriptions, events, deliveries, types, capture, secrets, retenti
 for verb in (
     status.command,
     doctor.command,
+    audit.audit,
     retention.prune,
     grant.grant,
     grant.revoke,

@@ -24,7 +24,7 @@ URL = "outbox.database_url"  # where the context of Click holds it
 @contextmanager
 def transaction(*, any_schema: bool = False) -> Iterator[Connection]:
     """Yield a connection in a transaction, on a database that has the schema of this program."""
-    with open_engine() as engine, engine.begin() as connection:
+    with open_engine(any_schema=True) as engine, engine.begin() as connection:
         if not any_schema:
             schema.check(connection)
         yield connection
@@ -34,17 +34,18 @@ def transaction(*, any_schema: bool = False) -> Iterator[Connection]:
 def connected() -> Iterator[Connection]:
     """Yield a connection as `transaction` does, for transactions that its user begins."""
     with open_engine() as engine, engine.connect() as connection:
-        with connection.begin():
-            schema.check(connection)
         yield connection
 
 
 @contextmanager
-def open_engine() -> Iterator[Engine]:
-    """Yield an engine for what takes several connections; the schema is not looked at."""
+def open_engine(*, any_schema: bool = False) -> Iterator[Engine]:
+    """Yield an engine, for what takes several connections, as `transaction` does."""
     with database.translated():
         engine = database.engine(_database_url())
         try:
+            if not any_schema:
+                with engine.connect() as connection:
+                    schema.check(connection)
             yield engine
         finally:
             engine.dispose()

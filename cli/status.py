@@ -51,7 +51,7 @@ def command(watch: bool, every: str, as_json: bool) -> None:
       outbox status --watch
     """
     interval = _interval(every)
-    with session.open_engine() as engine:
+    with session.open_engine(any_schema=True) as engine:
         first = look(engine)
         if not watch:
             _print(first, as_json=as_json)

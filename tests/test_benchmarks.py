@@ -83,3 +83,13 @@ def test_wait() -> None:
     assert [each["ended"] for each in (whole, loop)] == [40, 40]
     assert all(each["ended"] < 40 for each in (killed, loop_killed))
     assert {"p50_ms", "p99_ms", "longest_ms", "whole_p50_ms", "whole_p99_ms"} <= set(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_audit() -> None:
+    """An audit of what the benchmark makes finds nothing, with statistics and without."""
+    result = run("benchmarks.audit", "--deliveries=2000")
+
+    assert [each["run"] for each in result["runs"]] == ["never analyzed", "analyzed"]
+    assert [(each["deliveries"], each["attempts"]) for each in result["runs"]] == [(2000, 2600)] * 2

@@ -33,7 +33,7 @@ WRONG = {
     ("nope",): "No such command 'nope'.",
     ("event", "list"): "No such command 'event'. Did you mean 'events'?",
     ("events", "lst"): "No such command 'lst'. Did you mean 'list'?",
-    ("events", "list", "--tpye", "a"): "No such option '--tpye'. Did you mean '--type'?",
+    ("schema", "print", "--jsn"): "No such option '--jsn'. Did you mean '--json'?",
     (os.fsdecode(b"\xff\x1b[2J"),): "No such command '\\udcff\\x1b[2J'.",
     ("events", "show", "\x1b[2J"): "Invalid value for 'ID': '\\x1b[2J' is not a valid UUID.",
     ("subscriptions", "show"): "Missing argument 'ID'.",

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from outbox import audit
 from tests.factories import rows, value
 from tests.helpers import eventually
 
@@ -64,7 +65,14 @@ def account(engine: Engine, receiver: Receiver) -> Account:
     _check_requests(receiver.requests)
     _check_numbers(outcomes)
     assert requests.keys() <= outcomes.keys(), "a request has no attempt on record"
+    assert differing(engine) == {}
     return Account(requests, dict(outcomes), states)
+
+
+def differing(engine: Engine) -> dict[str, int]:
+    """What an audit finds, but for rows that were deleted after other tests."""
+    report = audit.run(engine, audit.plan(engine))
+    return {name: count for name, count in report.found.items() if name != "facts_changed"}
 
 
 def by_attempt(requests: Iterable[Request]) -> dict[Sent, Request]:
