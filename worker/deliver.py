@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -62,6 +62,8 @@ class Deliverer:
         self._slots = Slots(settings.concurrency)
         self._patience = min(PATIENCE, settings.start_window)
         self._tasks: dict[asyncio.Task[None], Claim] = {}
+        self._unrecorded = 0  # results that are not in the database yet
+        self._kept: deque[str] = deque()  # lanes whose slots wait until some are
         self._claimed_at = 0.0
         self._crowded = False
         self._sweep_from = FIRST_LANE
@@ -92,6 +94,21 @@ class Deliverer:
         now = time.monotonic()
         self._lanes.mark(lane, now + due_in, now=now)
         self.bell.ring()
+
+    def flushed(self, count: int) -> None:
+        """So many results are in the database: slots that waited for that are free."""
+        self._unrecorded -= count
+        while self._kept and not self._is_behind:
+            self._free(self._kept.popleft())
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether so much is unrecorded that no more may be sent.
+
+        What a crash repeats is what was sent and not recorded: with this it is never more
+        than twice the slots, however slow the database is.
+        """
+        return self._unrecorded > self._settings.concurrency
 
     def is_limited(self, lane: str) -> bool:
         """Return whether `lane` has limits, as far as this process has heard."""
@@ -226,6 +243,7 @@ class Deliverer:
             await self._give_back([claim])
             return
         reply, judgement = await self._attempter.attempt(claim, ready)
+        self._unrecorded += 1
         pause = self._pause_of(claim.subscription_id, reply, judgement, began)
         if pause > 0:
             now = time.monotonic()
@@ -246,7 +264,13 @@ class Deliverer:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         claim = self._tasks.pop(task)
-        self._slots.finished(claim.subscription_id)
+        if self._is_behind:
+            self._kept.append(claim.subscription_id)
+        else:
+            self._free(claim.subscription_id)
+
+    def _free(self, lane: str) -> None:
+        self._slots.finished(lane)
         self._fill()
         if self._crowded or self._slots.room in {1, self._much}:
             self.bell.ring()

@@ -88,7 +88,10 @@ class Process:
             else:
                 deliverer.recorded(lane, done.due_in)
 
-        recorder = Recorder(store, recorded, lambda lane: deliverer.is_limited(lane))
+        recorder = Recorder(
+            store, recorded, lambda lane: deliverer.is_limited(lane),
+            lambda count: deliverer.flushed(count), soon=self._settings.concurrency // 2,
+        )  # fmt: skip
         attempter = Attempter(
             transport,
             recorder,

@@ -31,7 +31,8 @@ class Recorder:
     """Takes results from `put`; `recorded` hears what became of each.
 
     `limited` tells whether a lane has limits by now: claims made before it had any count
-    as well, and their ends let others go.
+    as well, and their ends let others go. `flushed` hears how many were written at once;
+    when `soon` of them wait, they are written without waiting for more.
     """
 
     def __init__(
@@ -39,10 +40,15 @@ class Recorder:
         store: Store,
         recorded: Callable[[str, Result, Recorded], None],
         limited: Callable[[str], bool] = lambda _: False,
+        flushed: Callable[[int], None] = lambda _: None,
+        soon: int = FLUSH_SIZE,
     ) -> None:
         self._store = store
         self._recorded = recorded
         self._limited = limited
+        self._flushed = flushed
+        self._soon = max(1, min(soon, FLUSH_SIZE))
+        self._idle = False
         self._waiting: list[tuple[str, Result]] = []
         self._gone: dict[str, Gone] = {}
         self._bell = Bell()
@@ -56,16 +62,18 @@ class Recorder:
             known = self._gone.get(lane)
             heard = known is not None and known.tell
             self._gone[lane] = Gone(disable, tell=heard or not result.operational)
-        if len(self._waiting) in {1, FLUSH_SIZE}:
+        if self._idle or len(self._waiting) == self._soon:
             self._bell.ring()
 
     async def run(self) -> None:
         """Write until `close`, and then what is left."""
         while not (self._bell.stopping and not self._waiting):
             if not self._waiting:
+                self._idle = True
                 await self._bell.wait(None)
-            elif len(self._waiting) < FLUSH_SIZE and not self._bell.stopping:
-                await asyncio.sleep(FLUSH_SECONDS)
+                self._idle = False
+            if len(self._waiting) < self._soon and not self._bell.stopping:
+                await self._bell.wait(FLUSH_SECONDS)
             if self._waiting:
                 await self._flush()
 
@@ -81,6 +89,7 @@ class Recorder:
             outcome = outcomes.get((result.delivery_id, result.attempt))
             if outcome is not None:
                 self._recorded(lane, result, outcome)
+        self._flushed(len(batch))
 
     async def _write(
         self, batch: list[Result], gone: dict[str, Gone]

@@ -252,3 +252,31 @@ CUT = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'outbox-worker' AND datname = current_database()
 """
+
+
+SLOW = """
+CREATE FUNCTION outbox.wait() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN NEW; END';
+CREATE TRIGGER wait BEFORE INSERT ON outbox.attempt
+    FOR EACH ROW EXECUTE FUNCTION outbox.wait()
+"""
+
+
+@pytest.mark.clone
+def test_a_database_that_takes_no_results(cloned_db: Database, receiver: Receiver) -> None:
+    """While nothing can be recorded, no more is sent than a crash may repeat: twice the slots."""
+    subscribe_to_all(cloned_db.engine, receiver)
+    emit(cloned_db.engine, 200)
+    with cloned_db.engine.connect() as connection:
+        connection.exec_driver_sql(SLOW)
+        connection.exec_driver_sql("SELECT pg_advisory_lock(42)")
+        connection.commit()
+        with start_worker(cloned_db.url, "--concurrency", "10"):
+            receiver.wait_for(15)
+            with pytest.raises(AssertionError, match="of 21 requests"):
+                receiver.wait_for(21, timeout=1)
+            connection.exec_driver_sql("SELECT pg_advisory_unlock(42)")
+            wait_until_done(cloned_db.engine)
+
+    assert account(cloned_db.engine, receiver).states == {"delivered": 200}
+    assert len(receiver.requests) == 200
