@@ -231,6 +231,7 @@ replay = Table(
     Column("after_event", Uuid),
     Column("after_subscription", Uuid),
     Column("last_event", Uuid),
+    Column("tokens", Double),
     Column("state", Text),
     Column("error", Text),
     Column("actor", Text),
@@ -262,4 +263,12 @@ worker = Table(
     Column("started_at", Moment),
     Column("seen_at", Moment),
     Column("stopped_at", Moment),
+)
+
+replay_lane = Table(
+    "replay_lane",
+    metadata,
+    Column("replay_id", Uuid),
+    Column("subscription_id", Uuid),
+    Column("after_event", Uuid),
 )
