@@ -9,7 +9,7 @@ import click
 
 from outbox import __version__
 
-from . import deliveries, demo, events, schema, secrets, subscriptions
+from . import deliveries, demo, events, replay, replays, schema, secrets, subscriptions
 from .options import database_option
 from .program import Program
 from .session import VARIABLE
@@ -31,8 +31,9 @@ def outbox() -> None:
     """
 
 
-for noun in (subscriptions, events, deliveries, secrets, schema):
+for noun in (subscriptions, events, deliveries, replays, secrets, schema):
     outbox.add_command(noun.commands)
+outbox.add_command(replay.replay)
 outbox.add_command(demo.demo)
 
 

@@ -178,6 +178,10 @@ class Bar:
             self._next = seconds + self._every
             _print(self._console, [layout.bar(self._what, done, self._total, rate)])
 
+    def note(self, text: str) -> None:
+        """Print a sentence above the bar."""
+        _print(self._console, [Text(layout.shown(text))])
+
 
 def _console(*, stderr: bool = False) -> Console:
     if os.environ.get("NO_COLOR"):  # no bold either, which Console would leave
