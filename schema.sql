@@ -374,7 +374,7 @@ CREATE TABLE outbox.delivery (
     replay_id       uuid,                -- the replay that asked for it; NULL: the fan-out of its event
     PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
-CREATE INDEX delivery_event ON outbox.delivery (event_id);
+CREATE INDEX delivery_event ON outbox.delivery (event_id, subscription_id);
 CREATE INDEX delivery_subscription ON outbox.delivery (subscription_id, id);
 CREATE INDEX delivery_replay ON outbox.delivery (replay_id, id) WHERE replay_id IS NOT NULL;
 
@@ -705,8 +705,10 @@ $$;
 -- The pairs of an event and a subscription that a replay brings together, among the events
 -- from first_event to last_event: one definition, for those who count and those who make.
 -- Not among them are events that wait for their fan-out, what a fan-out has brought since
--- `asked_at`, and subscriptions that came after it. What matches is asked once for each
--- `kind`, all that matching looks at in one value: PostgreSQL then knows how to join it.
+-- `asked_at`, and subscriptions that came after it. The queue of events is asked as its key
+-- is: for all that are due, and for each event that is put off or set aside. What matches is
+-- asked once for each `kind`, which is all that matching looks at, in one value: PostgreSQL
+-- then knows how to join it. LIMIT 1 keeps it from reading a whole table for a few rows.
 CREATE FUNCTION outbox.replay_pairs(
         mode text, only_to uuid, type text, tenant text, subject text,
         first_event uuid, last_event uuid, asked_at timestamptz)
@@ -723,7 +725,11 @@ BEGIN ATOMIC
                 AND starts_with(e.type, left(replay_pairs.type, -1)))
             AND (replay_pairs.tenant IS NULL OR e.tenant = replay_pairs.tenant)
             AND (replay_pairs.subject IS NULL OR e.subject = replay_pairs.subject)
-            AND e.id NOT IN (SELECT q.event_id FROM outbox.event_queue q)
+            AND e.id NOT IN (
+                SELECT q.event_id FROM outbox.event_queue q WHERE q.due_at < now() + interval '1 min')
+            AND NOT EXISTS (
+                SELECT FROM outbox.event_queue q
+                WHERE q.event_id = e.id AND q.due_at IN (e.due_at, 'infinity'))
     ), matched AS MATERIALIZED (
         SELECT k.kind, s.id, m.filter
         FROM (
@@ -752,10 +758,10 @@ BEGIN ATOMIC
         AND NOT EXISTS (
             SELECT FROM outbox.delivery o
             WHERE o.event_id = d.event_id AND o.subscription_id = d.subscription_id
-                AND (EXISTS (SELECT FROM outbox.delivery_queue q WHERE q.delivery_id = o.id)
-                    OR EXISTS (
-                        SELECT FROM outbox.attempt b
-                        WHERE b.delivery_id = o.id AND b.outcome = 'delivered')));
+                AND coalesce(
+                    (SELECT true FROM outbox.delivery_queue q WHERE q.delivery_id = o.id LIMIT 1),
+                    (SELECT true FROM outbox.attempt b
+                     WHERE b.delivery_id = o.id AND b.outcome = 'delivered' LIMIT 1)));
 END;
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 
 from outbox import InvalidInput, NotFound, replays, subscriptions
 from outbox.errors import WrongState
@@ -152,7 +152,14 @@ def test_since_and_until_are_about_the_storing(db: Connection) -> None:
 def test_who_is_left_out(db: Connection) -> None:
     """Events that wait for their fan-out, and subscriptions that are removed; not stopped ones."""
     (id,) = past(db, "a.b")
-    emit_many(db, [event("a.b")])
+    _, set_aside, _ = emit_many(
+        db, [event("a.b"), event("a.b"), event("a.b", due_at=NOW + timedelta(days=9_999))]
+    )
+    db.execute(
+        event_queue.update()
+        .where(event_queue.c.event_id == set_aside)
+        .values(due_at=text("'infinity'"), error="broken")
+    )
     paused, gone = subscribe(db), subscribe(db)
     delivered(db, id, gone, "dead")
     subscriptions.pause(db, paused.id, by=BY)
