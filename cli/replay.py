@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from outbox import fleet, replays, subscriptions
-from outbox.limits import parse_rate
+from outbox.limits import check_limits, parse_rate
 from outbox.replays import Selection
 
 from . import output
@@ -77,7 +77,7 @@ def replay(
       outbox replay --type 'invoice.*' --since 24h --dry-run
     """
     selection = Selection(mode=_mode(missing, dead), **wanted)
-    speed = None if rate is None else parse_rate(rate)
+    speed = check_limits(rate=None if rate is None else parse_rate(rate))["rate"]
     shares = _shares(selection)
     if dry_run or not shares:
         _print(shares, as_json)
