@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Pair = tuple[str, str]  # an event and a subscription, in the order of which a replay goes
 
 WAITING = 32  # deliveries of one lane that wait to be claimed
+LIMITED = 4  # the same, of a lane whose limits let them go slowly
 OPEN = 1_000  # open ones of one lane, those that wait for a retry or for their subject as well
 FRESH = 0.1  # seconds that the first of those that wait may have waited
 BURST = 0.5  # seconds of its rate that a replay may save up
@@ -50,7 +51,8 @@ def room(lane: Fullness) -> int:
     """Return how many deliveries a lane may take. In a stopped one they are held."""
     if lane.is_active and lane.seconds > FRESH:
         return 0
-    return max(0, min(WAITING - lane.waiting, OPEN - lane.open))
+    most = LIMITED if lane.limited else WAITING
+    return max(0, min(most - lane.waiting, OPEN - lane.open))
 
 
 def walk(pairs: Iterable[Pair], allowed: int, rooms: Mapping[str, int], *, waits: bool) -> Walk:

@@ -13,6 +13,7 @@ Whoever is furthest behind comes first, so who was set apart catches up and join
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ class Slice:
         self._allowed = min(allowed, LIMIT)
         self._cursor: Pair = (replay.after_event, replay.after_subscription)
         self._apart: dict[str, str] = {}  # lanes set apart, and behind which event each goes on
-        self._joined: list[str] = []  # lanes that are no longer
+        self._was_apart: dict[str, str] = {}
         self._lanes: dict[str, Fullness] = {}
 
     @property
@@ -136,21 +137,24 @@ class Slice:
             await self._store.lock_fan_out(self._connection)
         await self._bring_apart()
         await self._bring_others()
+        made = 0
         if self.made:
-            await self._store.deliver_again(self._connection, self._id, self.made)
+            made = await self._store.deliver_again(self._connection, self._id, self.made)
         if self.has_moved:
-            await self._move(tokens)
+            await self._move(made, tokens)
 
     async def _bring_apart(self) -> None:
         """Let those set apart that have room go on, together, from the one furthest behind."""
-        self._apart = await self._store.replay_lanes(self._connection, self._id)
-        if not self._apart:
-            return
-        rooms = await self._rooms(self._apart)
-        self._let_join(lane for lane in self._apart if lane not in rooms)  # was removed
+        lanes = await self._store.replay_lanes(self._connection, self._id)
+        self._was_apart = {lane.subscription_id: lane.after_event for lane in lanes}
+        self._apart = dict(self._was_apart)
+        self._let_join(lane.subscription_id for lane in lanes if lane.state == "removed")
+        rooms = await self._rooms(
+            [each.subscription_id for each in lanes if each.state == "active"]
+        )
         others = self._cursor[0] if self._cursor[1] == LAST else before(self._cursor[0])
         ready = {
-            lane: after for lane, after in self._apart.items() if rooms[lane] and after < others
+            lane: after for lane, after in self._apart.items() if rooms.get(lane) and after < others
         }
         if ready:
             pairs, reached = await self._next((min(ready.values()), FIRST), others, ready)
@@ -188,32 +192,30 @@ class Slice:
         return await self._store.replay_pairs(
             self._connection, self._replay, cursor, last_event, limit=LIMIT,
             scan=self._pace.scan if ready is None else self._pace.scan_apart,
-            apart=ready is not None, lanes=self._excluded() if ready is None else ready,
+            apart=ready is not None, lanes=self._apart if ready is None else ready,
         )  # fmt: skip
-
-    def _excluded(self) -> dict[str, str]:
-        return {**self._apart, **dict.fromkeys(self._joined, LAST)}
 
     async def _rooms(self, lanes: Iterable[str]) -> dict[str, int]:
         found = await self._store.rooms(self._connection, lanes) if lanes else []
         self._lanes |= {each.subscription_id: each for each in found}
-        return {each.subscription_id: room(each) for each in found}
+        taken = Counter(lane for _, lane in self.made)  # by one that has just joined
+        return {each.subscription_id: room(each) - taken[each.subscription_id] for each in found}
 
     def _let_join(self, lanes: Iterable[str]) -> None:
         for lane in list(lanes):
             del self._apart[lane]
-            self._joined.append(lane)
             self.has_moved = True
 
     def _take(self, found: Walk) -> None:
         self.made += found.made
         self.has_moved |= bool(found.made)
 
-    async def _move(self, tokens: float) -> None:
+    async def _move(self, made: int, tokens: float) -> None:
+        before, now = self._was_apart, self._apart
         await self._store.move_replay(
-            self._connection, self._id, self._cursor, made=len(self.made), apart=self._apart,
-            joined=self._joined, tokens=tokens - len(self.made), at=self._replay.at,
-            done=self.is_done,
+            self._connection, self._id, self._cursor, made=made, tokens=tokens - made,
+            apart={lane: after for lane, after in now.items() if before.get(lane) != after},
+            joined=sorted(before.keys() - now.keys()), at=self._replay.at, done=self.is_done,
         )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .feed import OPEN, WAITING
-from .rows import Fullness, RunningReplay
+from .rows import Fullness, LaneApart, RunningReplay
 from .statements import Statements
 
 if TYPE_CHECKING:
@@ -31,10 +31,9 @@ class ReplayStore(Statements):
         rows = await self._rows(RunningReplay, "lock_replay", {"id": id}, connection=connection)
         return rows[0] if rows else None
 
-    async def replay_lanes(self, connection: Connection, id: str) -> dict[str, str]:
-        """Return the lanes that are set apart, and behind which event each of them goes on."""
-        rows = await self._all("replay_lanes", {"id": id}, connection=connection)
-        return {row.subscription_id: row.after_event for row in rows}
+    async def replay_lanes(self, connection: Connection, id: str) -> list[LaneApart]:
+        """Return the lanes that are set apart."""
+        return await self._rows(LaneApart, "replay_lanes", {"id": id}, connection=connection)
 
     async def replay_pairs(
         self, connection: Connection, replay: RunningReplay, cursor: Pair, last_event: str,
@@ -60,11 +59,14 @@ class ReplayStore(Statements):
         values = {"lanes": list(lanes), "open": OPEN, "waiting": WAITING}
         return await self._rows(Fullness, "rooms", values, connection=connection)
 
-    async def deliver_again(self, connection: Connection, id: str, pairs: Sequence[Pair]) -> None:
-        """Make a delivery, due now, for each pair of an event and a subscription."""
+    async def deliver_again(self, connection: Connection, id: str, pairs: Sequence[Pair]) -> int:
+        """Make a delivery, due now, for each pair of an event and a subscription.
+
+        Return how many were made: one that was removed in between gets none.
+        """
         event_ids, subscription_ids = map(list, zip(*pairs, strict=True))
         values = {"id": id, "event_ids": event_ids, "subscription_ids": subscription_ids}
-        await self._all("deliver_again", values, connection=connection)
+        return int((await self._all("deliver_again", values, connection=connection))[0].made)
 
     async def move_replay(
         self, connection: Connection, id: str, cursor: Pair, *, made: int,

@@ -137,6 +137,14 @@ class RunningReplay(NamedTuple):
     is_new: bool
 
 
+class LaneApart(NamedTuple):
+    """A lane that a replay has set apart: behind `after_event` it goes on, if it is active."""
+
+    subscription_id: str
+    after_event: str
+    state: str
+
+
 class Fullness(NamedTuple):
     """How full a lane is: what is open, what of it waits to be claimed, the first for how long."""
 

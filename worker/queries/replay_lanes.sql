@@ -1,3 +1,5 @@
--- The subscriptions that a replay has set apart, and behind which event each goes on.
-SELECT subscription_id::text, after_event::text
-FROM outbox.replay_lane WHERE replay_id = %(id)s::uuid
+-- The subscriptions that a replay has set apart, each with the event behind which it goes on.
+SELECT l.subscription_id::text, l.after_event::text, s.state
+FROM outbox.replay_lane l
+JOIN outbox.subscription s ON s.id = l.subscription_id
+WHERE l.replay_id = %(id)s::uuid
