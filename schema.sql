@@ -708,10 +708,11 @@ $$;
 -- `asked_at`, and subscriptions that came after it. The queue of events is asked as its key
 -- is: for all that are due, and for each event that is put off or set aside. What matches is
 -- asked once for each `kind`, which is all that matching looks at, in one value: PostgreSQL
--- then knows how to join it. LIMIT 1 keeps it from reading a whole table for a few rows.
+-- then knows how to join it. What an event has had is looked up for each pair if the events
+-- are few (`in_slices`, where LIMIT leaves no other way), and else for all of them at once.
 CREATE FUNCTION outbox.replay_pairs(
         mode text, only_to uuid, type text, tenant text, subject text,
-        first_event uuid, last_event uuid, asked_at timestamptz)
+        first_event uuid, last_event uuid, asked_at timestamptz, in_slices boolean)
     RETURNS TABLE (event_id uuid, subscription_id uuid)
     LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -738,16 +739,27 @@ BEGIN ATOMIC
         CROSS JOIN LATERAL outbox.matching(k.type, k.tenant, k.ours) m
         JOIN outbox.subscription s ON s.id = m.subscription_id AND s.created_at <= asked_at
         WHERE only_to IS NULL OR s.id = only_to
+    ), pair AS NOT MATERIALIZED (
+        SELECT c.id AS event_id, m.id AS subscription_id
+        FROM chosen c JOIN matched m ON m.kind = c.kind
+        WHERE m.filter IS NULL OR (
+            SELECT outbox.passes(e.data, m.filter) FROM outbox.event e WHERE e.id = c.id LIMIT 1)
+    ), had AS NOT MATERIALIZED (
+        SELECT d.event_id, d.subscription_id FROM outbox.delivery d
+        WHERE mode = 'missing' OR d.replay_id IS NULL AND d.id >= outbox.uuid7_floor(asked_at)
     )
-    SELECT c.id, m.id
-    FROM chosen c JOIN matched m ON m.kind = c.kind
-    WHERE (m.filter IS NULL OR (
-            SELECT outbox.passes(e.data, m.filter) FROM outbox.event e WHERE e.id = c.id LIMIT 1))
-        AND NOT EXISTS (
-            SELECT FROM outbox.delivery d
-            WHERE d.event_id = c.id AND d.subscription_id = m.id
-                AND (mode = 'missing'
-                    OR d.replay_id IS NULL AND d.id >= outbox.uuid7_floor(asked_at)))
+    SELECT p.event_id, p.subscription_id
+    FROM pair p LEFT JOIN LATERAL (
+        SELECT true AS found FROM had h
+        WHERE h.event_id = p.event_id AND h.subscription_id = p.subscription_id LIMIT 1
+    ) h ON true
+    WHERE in_slices AND h.found IS NULL
+    UNION ALL
+    SELECT p.event_id, p.subscription_id
+    FROM pair p
+    WHERE NOT in_slices AND NOT EXISTS (
+        SELECT FROM had h
+        WHERE h.event_id = p.event_id AND h.subscription_id = p.subscription_id)
     UNION ALL
     SELECT DISTINCT d.event_id, d.subscription_id
     FROM chosen c
@@ -755,13 +767,14 @@ BEGIN ATOMIC
     JOIN outbox.attempt a ON a.delivery_id = d.id AND a.outcome = 'dead'
     JOIN outbox.subscription s ON s.id = d.subscription_id AND s.state <> 'removed'
     WHERE mode = 'dead' AND (only_to IS NULL OR s.id = only_to)
-        AND NOT EXISTS (
-            SELECT FROM outbox.delivery o
+        AND NOT coalesce((
+            SELECT true FROM outbox.delivery o
             WHERE o.event_id = d.event_id AND o.subscription_id = d.subscription_id
                 AND coalesce(
                     (SELECT true FROM outbox.delivery_queue q WHERE q.delivery_id = o.id LIMIT 1),
                     (SELECT true FROM outbox.attempt b
-                     WHERE b.delivery_id = o.id AND b.outcome = 'delivered' LIMIT 1)));
+                     WHERE b.delivery_id = o.id AND b.outcome = 'delivered' LIMIT 1))
+            LIMIT 1), false);
 END;
 
 

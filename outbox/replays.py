@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
+    Boolean,
     Text,
     Uuid,
     and_,
@@ -151,6 +152,7 @@ def count(connection: Connection, selection: Selection) -> dict[UUID, int]:
         literal(first, Uuid),
         literal(last, Uuid),
         func.now(),
+        literal(False, Boolean),
     ).table_valued(column("event_id", Uuid), column("subscription_id", Uuid))
     query = select(pairs.c.subscription_id, func.count()).group_by(pairs.c.subscription_id)
     return {row[0]: row[1] for row in connection.execute(query)}

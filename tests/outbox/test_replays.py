@@ -57,7 +57,7 @@ def pairs(db: Connection, mode: str = "all", **narrowed: Any) -> set[tuple[UUID,
 
 
 PAIRS = """
-SELECT * FROM outbox.replay_pairs(:mode, :to, :type, :tenant, :subject, :first, :last, now())
+SELECT * FROM outbox.replay_pairs(:mode, :to, :type, :tenant, :subject, :first, :last, now(), true)
 """
 
 

@@ -13,7 +13,7 @@ FROM reach r LEFT JOIN LATERAL (
     SELECT p.event_id, p.subscription_id
     FROM outbox.replay_pairs(
         %(mode)s::text, %(only_to)s::uuid, %(type)s::text, %(tenant)s::text, %(subject)s::text,
-        %(after_event)s::uuid, r.event_id, %(asked_at)s::timestamptz) p
+        %(after_event)s::uuid, r.event_id, %(asked_at)s::timestamptz, true) p
     WHERE CASE WHEN %(apart)s
         THEN EXISTS (
             SELECT FROM unnest(%(lanes)s::uuid[], %(after_events)s::uuid[]) AS l (id, after_event)
