@@ -176,11 +176,7 @@ def start(
     if counted is None:
         counted = sum(count(connection, selection).values())
     _check_ids(connection, selection)
-    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(_STARTING, 0))))
-    same = [c.is_not_distinct_from(getattr(selection, c.name)) for c in _SELECTION]
-    running = select(replay.c.id).where(replay.c.state == "running", *same)
-    if (id := connection.execute(running).scalar()) is not None:
-        raise WrongState("replay", str(id), "running", "started again")
+    _check_alone(connection, selection)
     first, last = connection.execute(select(*_range(selection))).one()
     values = {c.name: getattr(selection, c.name) for c in _SELECTION}
     values |= {"rate": rate, "counted": counted, "tokens": 1, "after_event": first}
@@ -189,21 +185,35 @@ def start(
     return show(connection, added.scalar_one())
 
 
-_STARTING = "outbox.replay"
+def _check_alone(connection: Connection, selection: Selection) -> None:
+    """Refuse what runs already, and keep others from starting it until the transaction ends."""
+    lock = func.hashtextextended("outbox.start_replay", 0)
+    connection.execute(select(func.pg_advisory_xact_lock(lock)))
+    same = [c.is_not_distinct_from(getattr(selection, c.name)) for c in _SELECTION]
+    running = select(replay.c.id).where(replay.c.state == "running", *same)
+    if (id := connection.execute(running).scalar()) is not None:
+        raise WrongState("replay", str(id), "running", "started again")
+
+
 _SELECTION = [replay.c[name] for name in ("mode", *_NARROWING)]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _range(selection: Selection) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
     """Return the ids between which the events lie: ids grow with the time of storing."""
+    first, last = [_floor(selection.since or EPOCH)], []
+    if selection.until is not None:
+        last.append(_floor(selection.until))
     if selection.event_id is not None:
-        return literal(selection.event_id, Uuid), literal(selection.event_id, Uuid)
-    since = func.outbox.uuid7_floor(literal(max(selection.since or EPOCH, EPOCH), Moment))
-    now = func.outbox.uuid7()
-    if selection.until is None:
-        return cast(since, Uuid), cast(now, Uuid)
-    until = func.outbox.uuid7_floor(literal(max(selection.until, EPOCH), Moment))
-    return cast(since, Uuid), cast(func.least(now, until), Uuid)
+        first.append(literal(selection.event_id, Uuid))
+        last.append(literal(selection.event_id, Uuid))
+    else:
+        last.append(func.outbox.uuid7())
+    return cast(func.greatest(*first), Uuid), cast(func.least(*last), Uuid)
+
+
+def _floor(moment: datetime) -> ColumnElement[Any]:
+    return func.outbox.uuid7_floor(literal(max(moment, EPOCH), Moment))
 
 
 def _check_ids(connection: Connection, selection: Selection) -> None:

@@ -142,7 +142,9 @@ def test_since_and_until_are_about_the_storing(db: Connection) -> None:
     minute = timedelta(minutes=1)
     subscribe(db)
 
-    assert len(pairs(db, since=stored - minute, until=stored + minute)) == 1
+    ((id, _),) = pairs(db, since=stored - minute, until=stored + minute)
+    assert len(pairs(db, event_id=id, since=stored - minute)) == 1
+    assert pairs(db, event_id=id, since=stored + minute) == set()
     assert len(pairs(db, since=datetime(1, 1, 2, tzinfo=UTC))) == 1
     assert pairs(db, since=stored + minute) == set()
     assert pairs(db, until=stored - minute) == set()
