@@ -19,7 +19,7 @@ from outbox.subscriptions import Author
 from .workload import TYPE, events
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import LiteralString
 
 LOOPBACK = parse_allow("127.0.0.0/8")
@@ -57,10 +57,15 @@ class Database:
         self.url = url
         self._target = database.conninfo(url, application_name="outbox-benchmark")
 
-    def ask(self, query: LiteralString) -> dict[str, Any]:
+    def ask(self, query: LiteralString, values: Sequence[object] = ()) -> dict[str, Any]:
         """Return the one row that `query` has."""
         with psycopg.connect(self._target, autocommit=True, row_factory=dict_row) as connection:
-            return connection.execute(query).fetchone() or {}
+            return connection.execute(query, values or None).fetchone() or {}
+
+    def do(self, statement: LiteralString, values: Sequence[object] = ()) -> None:
+        """Run one statement that returns nothing."""
+        with psycopg.connect(self._target, autocommit=True) as connection:
+            connection.execute(statement, values or None)
 
     def run(self, statement: LiteralString, name: str = "") -> None:
         """Run one statement about the database `name`, outside of a transaction."""

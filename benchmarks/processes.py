@@ -83,7 +83,7 @@ def receiver() -> Iterator[Receiver]:
 
 @contextmanager
 def worker(
-    url: str, *, processes: int, concurrency: int, timeout: float = 20
+    url: str, *, processes: int, concurrency: int, timeout: float = 20, log_level: str = "warning"
 ) -> Iterator[subprocess.Popen[str]]:
     """Run `outbox-worker` on the database `url`."""
     options = {
@@ -94,7 +94,7 @@ def worker(
         "allow": "127.0.0.0/8",
     }
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    with _running("outbox.worker", *arguments, "--log-level=warning") as process:
+    with _running("outbox.worker", *arguments, f"--log-level={log_level}") as process:
         yield process
 
 
@@ -106,6 +106,22 @@ def raw_client(url: str, *, events: int, concurrency: int, deadline: float) -> f
         if process.returncode:
             raise Stuck("the raw client failed")
         return float(_output(process).read())
+
+
+@contextmanager
+def cli(url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `outbox` on the database `url`; `output_of` is what it printed."""
+    options = ("outbox.cli", f"--database-url={url}", *arguments)
+    with _running(*options, stdout=subprocess.PIPE) as process:
+        yield process
+
+
+def output_of(process: subprocess.Popen[str]) -> str:
+    """Return all that a program printed, once it has ended well."""
+    text = _output(process).read()
+    if process.wait(PATIENCE):
+        raise Stuck("a command failed")
+    return text
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from . import (
     events,
     grant,
     listen,
+    replay,
+    replays,
     retention,
     schema,
     secrets,
@@ -46,11 +48,22 @@ def outbox() -> None:
     """
 
 
-for noun in (subscriptions, events, deliveries, types, capture, secrets, retention, schema):
+for noun in (
+    subscriptions,
+    events,
+    deliveries,
+    replays,
+    types,
+    capture,
+    secrets,
+    retention,
+    schema,
+):
     outbox.add_command(noun.commands)
 for verb in (
     status.command,
     doctor.command,
+    replay.replay,
     audit.audit,
     retention.prune,
     grant.grant,

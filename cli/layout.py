@@ -26,7 +26,7 @@ GAP = "  "
 _STYLES = {
     "green": ("active", "delivered", "done"),
     "yellow": ("paused", "retry", "waiting"),
-    "red": ("disabled", "dead", "lost", "set aside"),
+    "red": ("disabled", "dead", "lost", "set aside", "failed"),
     "dim": ("removed", "cancelled", "late"),
 }
 _STYLE_OF = {word: style for style, words in _STYLES.items() for word in words}

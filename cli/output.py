@@ -221,6 +221,10 @@ class Bar:
             self._next = seconds + self._every
             _print(self._console, [layout.bar(self._what, done, self._total, rate)])
 
+    def note(self, text: str) -> None:
+        """Print a sentence above the bar."""
+        _print(self._console, [Text(layout.shown(text))])
+
 
 class Screen:
     """The whole terminal, drawn anew whenever there is something new, until it is left.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from outbox.deliveries import Attempt, Delivery
     from outbox.events import StoredEvent
     from outbox.health import Failing, Report
+    from outbox.replays import Replay
     from outbox.request import Outgoing
     from outbox.sent import Sent
     from outbox.subscription_settings import Difference
@@ -86,6 +87,12 @@ def event_row(found: StoredEvent) -> Row:
 def delivery_row(found: Delivery | Answer) -> Row:
     """A delivery; `attempt` is the number of the last one."""
     return {_DELIVERY.get(name, name): value for name, value in row(found).items()}
+
+
+def replay_row(found: Replay) -> Row:
+    """A replay, with what it was asked for beside how far it is."""
+    values = row(found)
+    return {"id": values.pop("id")} | row(values.pop("selection")) | values
 
 
 def attempt_row(found: Attempt, workers: Mapping[int, str]) -> Row:

@@ -235,6 +235,7 @@ replay = Table(
     Column("after_event", Uuid),
     Column("after_subscription", Uuid),
     Column("last_event", Uuid),
+    Column("tokens", Double),
     Column("state", Text),
     Column("error", Text),
     Column("actor", Text),
@@ -326,4 +327,12 @@ limited_claim = Table(
     Column("subject", Text),
     Column("attempt", SmallInteger),
     Column("lease_until", Moment),
+)
+
+replay_lane = Table(
+    "replay_lane",
+    metadata,
+    Column("replay_id", Uuid),
+    Column("subscription_id", Uuid),
+    Column("after_event", Uuid),
 )

@@ -21,7 +21,7 @@ def run(module: str, *options: str) -> dict[str, Any]:
     given = os.environ.get("OUTBOX_TEST_DATABASE_URL")
     server = [f"--database-url={given}"] if given else []
     done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", module, "--rounds=1", *options, *server],
+        [sys.executable, "-m", module, *options, *server],
         cwd=Path(__file__).parents[1],
         env=environment(),
         capture_output=True,
@@ -38,7 +38,7 @@ def run(module: str, *options: str) -> dict[str, Any]:
 @pytest.mark.system
 def test_drain() -> None:
     """A drain delivers each event once and tells what it cost, in one line of JSON."""
-    result = run("benchmarks.drain", f"--events={EVENTS}")
+    result = run("benchmarks.drain", "--rounds=1", f"--events={EVENTS}")
 
     assert result["load"] == {"events": EVENTS, "concurrency": 100, "deadline": 120.0}
     assert result["surroundings"]["cores"] == os.cpu_count()
@@ -55,7 +55,8 @@ def test_drain() -> None:
 @pytest.mark.system
 def test_fairness() -> None:
     """Beside one that hangs the others get each of their events once, and the cost is told."""
-    result = run("benchmarks.fairness", f"--events={EVENTS}", "--rate=100", "--seconds=1")
+    options = (f"--events={EVENTS}", "--rate=100", "--seconds=1")
+    result = run("benchmarks.fairness", "--rounds=1", *options)
 
     assert [each["hanging"] for each in result["runs"]] == [False, True]
     assert set(result["ratios"]) == {"rate", "p50_ms", "p99_ms"}
@@ -93,3 +94,15 @@ def test_audit() -> None:
 
     assert [each["run"] for each in result["runs"]] == ["never analyzed", "analyzed"]
     assert [(each["deliveries"], each["attempts"]) for each in result["runs"]] == [(2000, 2600)] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_replay() -> None:
+    """A replay holds its rate, survives its worker, and brings each event once."""
+    result = run("benchmarks.replay", "--events=2000", "--rate=200", "--seconds=3")
+
+    assert (result["counted"], result["deliveries"], result["state"]) == (2_000, 2_000, "done")
+    assert result["distinct"] == 2_000 + result["emitted"]
+    assert result["rate_held"] < 220
+    assert set(result["memory_mib"]) == {"worker", "worker after", "command"}

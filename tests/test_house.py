@@ -147,8 +147,9 @@ def test_sql_has_its_places() -> None:
 def test_queries_are_named_as_their_methods() -> None:
     """Each file in worker/queries is run by the method of the store that has its name."""
     queries = {path.stem for path in (ROOT / "worker/queries").glob("*.sql")}
-    store = ast.parse((ROOT / "worker/store.py").read_text())
-    methods = {node.name for node in ast.walk(store) if isinstance(node, FUNCTION)}
+    parts = [tree for path, tree in sources("worker") if path.endswith("store.py")]
+    nodes = (node for tree in parts for node in ast.walk(tree))
+    methods = {node.name for node in nodes if isinstance(node, FUNCTION)}
 
     assert queries - methods == set()
 

@@ -28,6 +28,7 @@ from .faults import in_a_line
 from .loop import Bell, run
 from .maintenance import Maintenance
 from .record import Recorder
+from .replay import Replays
 from .store import Store, check_keys, check_schema, configure
 from .supervisor import FUTILE
 from .transport import AiohttpTransport, tls_context
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("outbox.worker")
 
-CONNECTIONS = 4  # fan-out, claim, record, and one for the duties
+CONNECTIONS = 5  # fan-out, replay, claim, record, and one for the duties
 LISTEN_SECONDS = 30.0
 LAST_FLUSH_SECONDS = 2.0
 
@@ -100,19 +101,21 @@ class Process:
         )
         deliverer = Deliverer(store, attempter, self._settings)
         fan_out, fan_out_bell = FanOut(store, deliverer.fanned_out), Bell()
+        replays, replay_bell = Replays(store, deliverer.fanned_out), Bell()
         maintenance = Maintenance(store, attempter.tally, self._outdated)
         maintenance.start()
         async with asyncio.TaskGroup() as tasks:
             recording = tasks.create_task(recorder.run())
             loops = [
                 tasks.create_task(run("fan-out", fan_out.step, fan_out_bell)),
+                tasks.create_task(run("replay", replays.step, replay_bell)),
                 tasks.create_task(run("delivery", deliverer.step, deliverer.bell)),
             ]
             listening = tasks.create_task(_listen(self._target, store.owner, deliverer))
             await self._stopping.wait()
             maintenance.stop()
-            fan_out_bell.stop()
-            deliverer.bell.stop()
+            for bell in (fan_out_bell, replay_bell, deliverer.bell):
+                bell.stop()
             await asyncio.gather(*loops)
             listening.cancel()
             end = time.monotonic() + self._settings.grace

@@ -114,3 +114,44 @@ class Recorded(NamedTuple):
     attempt: int
     outcome: str
     due_in: float | None
+
+
+class RunningReplay(NamedTuple):
+    """A replay in hand: whom it is for, where its cursor stands, what its bucket holds.
+
+    Its tokens are those of `seconds` before `at`.
+    """
+
+    mode: str
+    subscription_id: str | None
+    type: str | None
+    tenant: str | None
+    subject: str | None
+    rate: float | None
+    created_at: datetime
+    after_event: str
+    after_subscription: str
+    last_event: str
+    tokens: float
+    at: datetime
+    seconds: float
+    is_new: bool
+
+
+class LaneApart(NamedTuple):
+    """A lane that a replay has set apart: behind `after_event` it goes on, if it is active."""
+
+    subscription_id: str
+    after_event: str
+    state: str
+
+
+class Fullness(NamedTuple):
+    """How full a lane is: what is open, what of it waits to be claimed, the first for how long."""
+
+    subscription_id: str
+    is_active: bool
+    limited: bool
+    open: int
+    waiting: int
+    seconds: float

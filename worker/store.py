@@ -1,5 +1,7 @@
 """The only place of the worker that runs SQL: one method a statement, one file a method.
 
+Those of a replay are in `replay_store`, and how they are run is in `statements`.
+
 Statements are in `queries/`, named as the methods. Each is one transaction of its own
 unless a method says otherwise; time is always the database's.
 """
@@ -8,12 +10,9 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from functools import cache
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.rows import class_row, namedtuple_row
 
 from outbox.errors import SchemaMismatch
 from outbox.keyring import StoredSecret
@@ -21,7 +20,9 @@ from outbox.schema import VERSION
 
 from .claim import Claim
 from .faults import in_a_line, is_data
+from .replay_store import ReplayStore
 from .rows import FannedOut, Lane, LimitedClaims, Recipient, Recorded, Result
+from .statements import query as query  # part of the store to those who use it
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,21 +30,14 @@ if TYPE_CHECKING:
     from datetime import date, datetime
 
     from psycopg import AsyncConnection
-    from psycopg_pool import AsyncConnectionPool
 
     from outbox.keyring import Keyring
 
     from .rows import Gone
 
-Row = TypeVar("Row")
 
-
-class Store:
+class Store(ReplayStore):
     """The statements, for the process life `owner`."""
-
-    def __init__(self, pool: AsyncConnectionPool) -> None:
-        self._pool = pool
-        self.owner = 0
 
     async def register(self, host: str, pid: int, version: str) -> int:
         """Begin a life: from now on `owner` is its id."""
@@ -244,26 +238,6 @@ class Store:
         """Let the next of subjects go whose head was not followed; return how many."""
         return int((await self._all("promote_forgotten", {}))[0].promoted)
 
-    async def _all(
-        self, name: str, values: dict[str, Any], *, connection: AsyncConnection[Any] | None = None
-    ) -> list[Any]:
-        return await self._run(name, values, namedtuple_row, connection)
-
-    async def _rows(
-        self, row: type[Row], name: str, values: dict[str, Any], *, connection: Any = None
-    ) -> list[Row]:
-        return await self._run(name, values, class_row(row), connection)
-
-    async def _run(
-        self, name: str, values: dict[str, Any], row_factory: Any, connection: Any
-    ) -> list[Any]:
-        if connection is None:
-            async with self._pool.connection() as own:
-                return await self._run(name, values, row_factory, own)
-        async with connection.cursor(row_factory=row_factory) as cursor:
-            await cursor.execute(query(name), {**values, "owner": self.owner})
-            return list(await cursor.fetchall())
-
 
 def _together(
     connection: AsyncConnection[Any], several: bool
@@ -313,9 +287,3 @@ SESSION = """
 async def configure(connection: AsyncConnection[Any]) -> None:
     """Make the settings of a session that runs the statements here."""
     await connection.execute(SESSION)
-
-
-@cache
-def query(name: str) -> str:
-    """Return the statement in `queries/<name>.sql`."""
-    return files(__package__).joinpath(f"queries/{name}.sql").read_text()

@@ -2,6 +2,8 @@
 -- look for in the log of attempts. schema.sql says what each column is for.
 
 ALTER TABLE outbox.delivery ADD COLUMN replay_id uuid;
+DROP INDEX outbox.delivery_event;
+CREATE INDEX delivery_event ON outbox.delivery (event_id, subscription_id);
 CREATE INDEX delivery_replay ON outbox.delivery (replay_id, id) WHERE replay_id IS NOT NULL;
 
 ALTER TABLE outbox.attempt ADD COLUMN response_headers json;
@@ -39,7 +41,7 @@ CREATE TABLE outbox.replay (
     filled_at          timestamptz NOT NULL DEFAULT now(),
     state              text        NOT NULL DEFAULT 'running' CONSTRAINT replay_state_known CHECK (
                            state IN ('running', 'done', 'cancelled', 'failed')),
-    error              text,                                        -- why it failed
+    error              text,                                        -- why it failed, or who cancelled it
     actor              text        NOT NULL,                        -- the person who asked
     command            text        NOT NULL,
     created_at         timestamptz NOT NULL DEFAULT now(),
@@ -49,6 +51,15 @@ CREATE TABLE outbox.replay (
 ) WITH (fillfactor = 50);
 
 CREATE INDEX replay_running ON outbox.replay (id) WHERE state = 'running';
+
+-- Subscriptions that cannot take theirs as fast as the others, or not at all while they are
+-- stopped: the replay goes on without them, and each has a cursor of its own.
+CREATE TABLE outbox.replay_lane (
+    replay_id       uuid NOT NULL,
+    subscription_id uuid NOT NULL,
+    after_event     uuid NOT NULL,       -- behind this event it goes on; it joins the others where they are
+    PRIMARY KEY (replay_id, subscription_id)
+);
 
 -- Makes deliveries of past events for those who ask for them again: the n-th event to the
 -- n-th subscription, due now. Of an ordered subscription they take their place among the
@@ -95,6 +106,82 @@ BEGIN
     RETURN made;
 END
 $$;
+
+-- The pairs of an event and a subscription that a replay brings together, among the events
+-- from first_event to last_event: one definition, for those who count and those who make.
+-- Not among them are events that wait for their fan-out, what a fan-out has brought since
+-- `asked_at`, and subscriptions that came after it; nor are test events, which were for one. The queue of events is asked as its key
+-- is: for all that are due, and for each event that is put off or set aside. What matches is
+-- asked once for each `kind`, which is all that matching looks at, in one value: PostgreSQL
+-- then knows how to join it. What an event has had is looked up for each pair if the events
+-- are few (`in_slices`, where LIMIT leaves no other way), and else for all of them at once.
+CREATE FUNCTION outbox.replay_pairs(
+        mode text, only_to uuid, type text, tenant text, subject text,
+        first_event uuid, last_event uuid, asked_at timestamptz, in_slices boolean)
+    RETURNS TABLE (event_id uuid, subscription_id uuid)
+    LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH chosen AS MATERIALIZED (
+        SELECT e.id, concat(e.source = 'outbox', ' ', e.type, ' ', e.tenant) AS kind,
+            e.type, e.tenant, coalesce(e.source = 'outbox', false) AS ours
+        FROM outbox.event e
+        WHERE e.id BETWEEN first_event AND last_event
+            AND (replay_pairs.type IS NULL OR e.type = replay_pairs.type
+                OR right(replay_pairs.type, 1) = '*'
+                AND starts_with(e.type, left(replay_pairs.type, -1)))
+            AND (replay_pairs.tenant IS NULL OR e.tenant = replay_pairs.tenant)
+            AND (replay_pairs.subject IS NULL OR e.subject = replay_pairs.subject)
+            AND e.id NOT IN (
+                SELECT q.event_id FROM outbox.event_queue q WHERE q.due_at < now() + interval '1 min')
+            AND NOT EXISTS (
+                SELECT FROM outbox.event_queue q
+                WHERE q.event_id = e.id AND q.due_at IN (e.due_at, 'infinity'))
+            AND NOT coalesce(e.source = 'outbox' AND e.context ->> 'test' = 'true', false)
+    ), matched AS MATERIALIZED (
+        SELECT k.kind, s.id, m.filter
+        FROM (
+            SELECT DISTINCT c.kind, c.type, c.tenant, c.ours FROM chosen c WHERE mode <> 'dead'
+        ) k
+        CROSS JOIN LATERAL outbox.matching(k.type, k.tenant, k.ours) m
+        JOIN outbox.subscription s ON s.id = m.subscription_id AND s.created_at <= asked_at
+        WHERE only_to IS NULL OR s.id = only_to
+    ), pair AS NOT MATERIALIZED (
+        SELECT c.id AS event_id, m.id AS subscription_id
+        FROM chosen c JOIN matched m ON m.kind = c.kind
+        WHERE m.filter IS NULL OR (
+            SELECT outbox.passes(e.data, m.filter) FROM outbox.event e WHERE e.id = c.id LIMIT 1)
+    ), had AS NOT MATERIALIZED (
+        SELECT d.event_id, d.subscription_id FROM outbox.delivery d
+        WHERE mode = 'missing' OR d.replay_id IS NULL AND d.id >= outbox.uuid7_floor(asked_at)
+    )
+    SELECT p.event_id, p.subscription_id
+    FROM pair p LEFT JOIN LATERAL (
+        SELECT true AS found FROM had h
+        WHERE h.event_id = p.event_id AND h.subscription_id = p.subscription_id LIMIT 1
+    ) h ON true
+    WHERE in_slices AND h.found IS NULL
+    UNION ALL
+    SELECT p.event_id, p.subscription_id
+    FROM pair p
+    WHERE NOT in_slices AND NOT EXISTS (
+        SELECT FROM had h
+        WHERE h.event_id = p.event_id AND h.subscription_id = p.subscription_id)
+    UNION ALL
+    SELECT DISTINCT d.event_id, d.subscription_id
+    FROM chosen c
+    JOIN outbox.delivery d ON d.event_id = c.id
+    JOIN outbox.attempt a ON a.delivery_id = d.id AND a.outcome = 'dead'
+    JOIN outbox.subscription s ON s.id = d.subscription_id AND s.state <> 'removed'
+    WHERE mode = 'dead' AND (only_to IS NULL OR s.id = only_to)
+        AND NOT coalesce((
+            SELECT true FROM outbox.delivery o
+            WHERE o.event_id = d.event_id AND o.subscription_id = d.subscription_id
+                AND coalesce(
+                    (SELECT true FROM outbox.delivery_queue q WHERE q.delivery_id = o.id LIMIT 1),
+                    (SELECT true FROM outbox.attempt b
+                     WHERE b.delivery_id = o.id AND b.outcome = 'delivered' LIMIT 1))
+            LIMIT 1), false);
+END;
 
 
 -- What may happen --------------------------------------------------------------------
@@ -897,7 +984,7 @@ BEGIN
             ' outbox.subscription_change TO %I', grantee);
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.event_queue,'
             ' outbox.delivery_queue, outbox.limited_claim, outbox.blocked_subject,'
-            ' outbox.subscription_health, outbox.throttle, outbox.worker, outbox.replay TO %I', grantee);
+            ' outbox.subscription_health, outbox.throttle, outbox.worker, outbox.replay, outbox.replay_lane TO %I', grantee);
         EXECUTE format('GRANT SELECT ON outbox.subscription, outbox.subscription_type,'
             ' outbox.secret, outbox.retention, outbox.schema_version TO %I', grantee);
         EXECUTE format('GRANT UPDATE (state, state_reason, revision, changed_at)'

@@ -27,6 +27,12 @@ SETS: dict[str, Sequence[faults.Fault]] = {
     "connections": [faults.cut("before"), faults.cut("after"), faults.use_up_connections],
     "locks": [faults.lock_the_queue, faults.read_only, faults.kill_backends],
     "operator": [faults.pause_and_resume, faults.rotate_a_secret, faults.kill_a_worker],
+    "replays": [
+        faults.replay_all,
+        faults.kill_a_worker,
+        faults.crash_in_a_replay("replay"),
+        faults.crash_in_a_replay("replayed"),
+    ],
 }
 
 

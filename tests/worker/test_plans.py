@@ -141,6 +141,21 @@ def waiting(connection: psycopg.Connection) -> UUID:
     return found
 
 
+def pairs(connection: psycopg.Connection, mode: str) -> dict[str, Any]:
+    """100 events from the middle; nothing waits for its fan-out."""
+    connection.execute("DELETE FROM outbox.event_queue")
+    row = connection.execute(
+        "SELECT id FROM outbox.event ORDER BY id OFFSET 500 LIMIT 1"
+    ).fetchone()
+    assert row
+    nothing = dict.fromkeys(("only_to", "type", "tenant", "subject"))
+    return nothing | {
+        "mode": mode, "asked_at": datetime(2099, 1, 1, tzinfo=UTC), "after_event": row[0],
+        "after_subscription": UUID(int=0), "last_event": UUID(int=2**128 - 1), "apart": False,
+        "lanes": [], "after_events": [], "scan": 100, "limit": 500,
+    }  # fmt: skip
+
+
 def given(connection: psycopg.Connection) -> dict[str, Any]:
     found = connection.execute("SELECT delivery_id FROM outbox.delivery_queue LIMIT 100").fetchall()
     return {"delivery_id": [row[0] for row in found], "attempt": [1] * len(found), "cut": True}
@@ -163,6 +178,10 @@ STATEMENTS: dict[str, tuple[str, Any, int]] = {
     "recipients": ("recipients", lambda c: {"ids": lanes(c, LANES)}, 0),
     "fan out": ("fan_out", lambda _: {"limit": 50, "only": None}, 1_000),
     "set aside": ("set_aside", lambda c: {"error": "broken", "event_id": waiting(c)}, 10),
+    "replay all": ("replay_pairs", lambda c: pairs(c, "all"), 35_000),
+    "replay missing": ("replay_pairs", lambda c: pairs(c, "missing"), 35_000),
+    "replay dead": ("replay_pairs", lambda c: pairs(c, "dead"), 35_000),
+    "rooms": ("rooms", lambda c: {"lanes": lanes(c, 10), "open": 100, "waiting": 32}, 1_500),
     "cancel removed": ("cancel_removed", lambda _: {}, 100),
 }
 

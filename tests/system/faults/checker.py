@@ -49,7 +49,7 @@ class Evidence:
     unknown: set[UUID]
     events: Mapping[UUID, tuple[str, str | None, str | None]]  # id: type, tenant, subject
     wishes: Mapping[UUID, Wish]
-    deliveries: Mapping[UUID, tuple[UUID, UUID, bool]]  # id: event, subscription, asked by a person
+    deliveries: Mapping[UUID, tuple[UUID, UUID, UUID | None]]  # id: event, subscription, replay
     queued: set[UUID]  # deliveries
     not_fanned_out: set[UUID]
     attempts: Mapping[UUID, list[tuple[int, str, int | None]]]  # delivery: number, outcome, status
@@ -79,9 +79,10 @@ def committed(evidence: Evidence) -> Iterator[str]:
 
 
 def fanned_out(evidence: Evidence) -> Iterator[str]:
-    """P2: one delivery for each event and subscription that matches."""
-    made = Counter((event, to) for event, to, asked in evidence.deliveries.values() if not asked)
-    yield from _named("P2 two deliveries of one event", {p for p, n in made.items() if n > 1})
+    """P2: one delivery for each event and subscription that matches, and one for each replay."""
+    asked = Counter(evidence.deliveries.values())
+    yield from _named("P2 two deliveries of one event", {p for p, n in asked.items() if n > 1})
+    made = {(event, to) for event, to, replay in asked if replay is None}
     owed = {
         (event, to)
         for to, wish in evidence.wishes.items()
@@ -89,7 +90,7 @@ def fanned_out(evidence: Evidence) -> Iterator[str]:
         if type.startswith(wish.prefix) and wish.tenant in (None, tenant)
     }
     due = {(event, to) for event, to in owed if evidence.wishes[to].constant}
-    yield from _named("P2 a delivery is missing", due - set(made))
+    yield from _named("P2 a delivery is missing", due - made)
     ours = {(event, to) for event, to in made if event in evidence.events}
     yield from _named("P2 a delivery that nobody asked for", ours - owed)
 
@@ -162,7 +163,7 @@ def repeated(evidence: Evidence) -> Iterator[str]:
         if seen.status is not None and 200 <= seen.status <= 299
     )
     asked = Counter(
-        (event, to) for event, to, by_a_person in evidence.deliveries.values() if by_a_person
+        (event, to) for event, to, replay in evidence.deliveries.values() if replay is not None
     )
     extra = sum(max(0, n - 1 - asked[pair]) for pair, n in answered.items())
     lost = sum(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from outbox import subscriptions
+from outbox import replays, subscriptions
+from outbox.replays import Selection
 from tests.factories import BY
 from tests.helpers import eventually
 
@@ -195,9 +196,36 @@ CRASHES: tuple[Fault, ...] = (
     *(crash(point, 5) for point in ("send", "half", "headers", "answered")),
     *(crash(point) for point in ("record", "recorded")),
 )
+
+
+def replay_all(run: Run) -> bool:
+    """Everything so far is asked for again."""
+    with run.engine.begin() as connection:
+        running = [each for each in replays.list_replays(connection) if each.state == "running"]
+        for each in running:  # the same may not run twice at once
+            replays.cancel(connection, each.id, by=BY)
+        selection = Selection(type="*", subscription_id=run.ids["acme"])
+        replays.start(connection, selection, rate=None, by=BY)
+    return True
+
+
+def crash_in_a_replay(point: str) -> Fault:
+    """A worker that dies before or after a slice of a replay is committed."""
+    dies = crash(point, 2)
+
+    def fault(run: Run) -> bool:
+        run.fleet.end()
+        died = replay_all(run) and dies(run)
+        run.fleet.start(2)
+        return died
+
+    return named(fault, f"crash at {point}")
+
+
 ALL: tuple[Fault, ...] = (
     kill_a_worker, stop_a_worker, stall_a_worker, crash_postgresql, crash_postgresql_thrice,
     kill_backends, cut("before"), cut("after"), lock_the_queue, use_up_connections, read_only,
-    pause_and_resume, rotate_a_secret,
+    pause_and_resume, rotate_a_secret, replay_all, crash_in_a_replay("replay"),
+    crash_in_a_replay("replayed"),
     *CRASHES,
 )  # fmt: skip

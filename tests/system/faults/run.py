@@ -175,7 +175,7 @@ class Run:
                 certain=self.log.certain, aborted=self.log.aborted, unknown=self.log.unknown,
                 events=events,
                 wishes={self.ids[name]: wish for name, wish in WISHES.items()},
-                deliveries={id: (e, s, bool(r)) for id, e, s, r in rows(connection, DELIVERIES)},
+                deliveries={id: (e, s, r) for id, e, s, r in rows(connection, DELIVERIES)},
                 queued={id for (id,) in rows(connection, QUEUED)},
                 not_fanned_out={id for (id,) in rows(connection, NOT_FANNED_OUT)},
                 attempts=attempts,
@@ -205,9 +205,10 @@ class Run:
 
 
 OPEN = """
-SELECT 1 FROM outbox.event_queue UNION ALL SELECT 1 FROM outbox.delivery_queue LIMIT 1
+SELECT 1 FROM outbox.event_queue UNION ALL SELECT 1 FROM outbox.delivery_queue
+UNION ALL SELECT 1 FROM outbox.replay WHERE state = 'running' LIMIT 1
 """
 ATTEMPTS = "SELECT delivery_id, attempt, outcome, status FROM outbox.attempt"
-DELIVERIES = "SELECT id, event_id, subscription_id, replay_id IS NOT NULL FROM outbox.delivery"
+DELIVERIES = "SELECT id, event_id, subscription_id, replay_id FROM outbox.delivery"
 QUEUED = "SELECT delivery_id FROM outbox.delivery_queue"
 NOT_FANNED_OUT = "SELECT event_id FROM outbox.event_queue"

@@ -1,0 +1,1 @@
+SELECT id::text FROM outbox.replay WHERE state = 'running' ORDER BY id
