@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .faults import faults
-from .faults.checker import check
+from .faults.checker import check, extra
 from .faults.run import Run
 from .pg import own_cluster
 
@@ -35,12 +35,6 @@ def play(seed: int) -> tuple[Evidence, list[str]]:
     with own_cluster() as cluster:
         evidence = Run(cluster, seed).play(drawn, seconds=SECONDS)
     return evidence, check(evidence)
-
-
-def extra(evidence: Evidence) -> int:
-    """How many requests came again after a 2xx."""
-    answered = Counter((s.event, s.subscription) for s in evidence.seen if s.status == 200)
-    return sum(count - 1 for count in answered.values())
 
 
 @click.command(context_settings={"show_default": True})

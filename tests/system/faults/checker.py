@@ -155,26 +155,29 @@ def accounted_for(evidence: Evidence) -> Iterator[str]:
     yield from _named("P6 a request has no attempt", sent - recorded)
 
 
-def repeated(evidence: Evidence) -> Iterator[str]:
-    """P5: what came again after a 2xx is no more than faults cut off, and each is on record."""
+def extra(evidence: Evidence) -> int:
+    """How many requests were answered 2xx beyond one for each delivery."""
     answered = Counter(
         (seen.event, seen.subscription)
         for seen in evidence.seen
         if seen.status is not None and 200 <= seen.status <= 299
     )
-    asked = Counter(
-        (event, to) for event, to, replay in evidence.deliveries.values() if replay is not None
-    )
-    extra = sum(max(0, n - 1 - asked[pair]) for pair, n in answered.items())
+    asked = Counter((event, to) for event, to, _ in evidence.deliveries.values())
+    return sum(max(0, n - asked[pair]) for pair, n in answered.items())
+
+
+def repeated(evidence: Evidence) -> Iterator[str]:
+    """P5: what came again after a 2xx is no more than faults cut off, and each is on record."""
+    again = extra(evidence)
     lost = sum(
         outcome in {"lost", "late"}
         for found in evidence.attempts.values()
         for _, outcome, _ in found
     )
-    if extra > lost:
-        yield f"P5 {extra} requests were repeated, {lost} attempts were lost or late"
-    if extra > evidence.most_in_flight:
-        yield f"P5 {extra} requests were repeated, {evidence.most_in_flight} were in flight"
+    if again > lost:
+        yield f"P5 {again} requests were repeated, {lost} attempts were lost or late"
+    if again > evidence.most_in_flight:
+        yield f"P5 {again} requests were repeated, {evidence.most_in_flight} were in flight"
 
 
 def same_bytes(evidence: Evidence) -> Iterator[str]:
