@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from outbox import OutboxError, fleet, matching, schema, subscriptions, trials
+from outbox import OutboxError, fleet, matching, subscriptions, trials
 from outbox.encoding import encode
 from outbox.previews import preview
 from outbox.sent import request_of
@@ -82,7 +82,6 @@ def test(id: UUID, type: str, data: str | None, timeout: int, as_json: bool) -> 
     value = None if data is None else parse_json("data", data)
     with open_engine() as engine:
         with engine.begin() as connection:
-            schema.check(connection)
             if not fleet.alive(connection):
                 raise Failure("no worker is alive: nothing was sent; start outbox-worker")
             trial = trials.begin(connection, id, by=author(), type=type, data=value)

@@ -62,7 +62,7 @@ class Fleet:
 
     def lost(self) -> None:
         """A worker is gone, or stalls, with requests in flight."""
-        self.cut_off += CONCURRENCY
+        self.cut_off += 2 * CONCURRENCY  # under way, and answered but not recorded
 
     def end(self) -> None:
         """Stop all that live, gently."""
