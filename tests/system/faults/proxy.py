@@ -30,6 +30,10 @@ class Proxy:
         """Cut the next `count` statements of whoever comes by."""
         self._armed[where] += count
 
+    def disarm(self) -> None:
+        """Cut no more."""
+        self._armed = dict.fromkeys(self._armed, 0)
+
     def __enter__(self) -> Self:
         self._thread.start()
         assert self._ready.wait(10)
