@@ -52,6 +52,7 @@ def slowly(receiver: Receiver) -> None:
     receiver.script = lambda _: Answer(delay=DELAY)
 
 
+@pytest.mark.slow
 def test_kill_one_of_two_workers(committed_db: Database, receiver: Receiver) -> None:
     """After kill -9 all is delivered; repeated is what was in flight, and stands as lost."""
     engine = committed_db.engine
@@ -107,6 +108,7 @@ class Emitter:
                 self.certain.add(id)
 
 
+@pytest.mark.slow
 def test_restart_of_postgresql_under_load(own_cluster: Cluster, receiver: Receiver) -> None:
     """PostgreSQL crashes twice under load: the worker goes on by itself, nothing is lost."""
     engine = engine_at(own_cluster.url)
@@ -227,6 +229,7 @@ def test_a_worker_that_stood_still(committed_db: Database, receiver: Receiver) -
     assert 0 < found.repeated <= len(found.lost)
 
 
+@pytest.mark.slow
 def test_cut_connections(committed_db: Database, receiver: Receiver) -> None:
     """All connections cut again and again: nothing is lost or repeated wildly."""
     engine = committed_db.engine

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.databases import Database
     from tests.receiver import Receiver
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 
 def deliver(database: Database, receiver: Receiver, count: int, **options: Any) -> None:
