@@ -9,13 +9,13 @@ import random
 import signal
 import socket
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from outbox.database import conninfo
+from outbox.database import conninfo, reason
 from outbox.errors import DatabaseUnavailable, SchemaMismatch
 from outbox.fleet import CHANNEL
 from outbox.schema import VERSION as SCHEMA_VERSION
@@ -24,7 +24,6 @@ from outbox.version import __version__
 from .attempt import Attempter
 from .deliver import Deliverer
 from .fanout import FanOut
-from .faults import in_a_line
 from .loop import Bell, run
 from .maintenance import Maintenance
 from .record import Recorder
@@ -34,6 +33,8 @@ from .supervisor import FUTILE
 from .transport import AiohttpTransport, tls_context
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .rows import Recorded, Result
     from .settings import Settings
 
@@ -56,12 +57,10 @@ class Process:
     async def check(self) -> None:
         """Raise an OutboxError unless the database, and what else is set, can be used."""
         tls_context(self._settings.ca_file)
-        try:
+        with _told():
             async with await psycopg.AsyncConnection.connect(self._target) as connection:
                 await check_schema(connection)
                 await check_keys(connection, self._settings.keyring)
-        except psycopg.Error as error:
-            raise DatabaseUnavailable(in_a_line(error)) from error
 
     async def run(self) -> int:
         """Work until `stop`; return the exit code."""
@@ -70,7 +69,8 @@ class Process:
             pool = await stack.enter_async_context(_pool(self._target))
             transport = await stack.enter_async_context(_transport(self._settings))
             store = Store(pool)
-            await store.register(socket.gethostname(), os.getpid(), __version__)
+            with _told():  # such as a standby, which takes no writes
+                await store.register(socket.gethostname(), os.getpid(), __version__)
             logger.info(
                 "worker %d started: up to %d requests at once",
                 store.owner, self._settings.concurrency,
@@ -151,6 +151,15 @@ class Process:
             logger.error("stopping: %s", SchemaMismatch(version, SCHEMA_VERSION))
             self._code = FUTILE
             self._stopping.set()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn what PostgreSQL says to a worker that starts into our own error."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise DatabaseUnavailable(reason(error)) from error
 
 
 def _transport(settings: Settings) -> AiohttpTransport:

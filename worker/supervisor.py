@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -81,4 +82,5 @@ class Supervisor:
     def _pass_on(self, sign: int, _frame: object) -> None:
         self._stopping = True
         for pid in self._pids:
-            os.kill(pid, sign)
+            with suppress(ProcessLookupError):  # it ended a moment ago, and is not reaped yet
+                os.kill(pid, sign)

@@ -312,6 +312,21 @@ def test_unreachable(tmp_path: Path, arguments: list[str]) -> None:
     assert "hunter2" not in done.stderr
 
 
+@pytest.mark.clone
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_database_that_takes_no_writes(cloned_db: Database, processes: str) -> None:
+    """On a standby, or what behaves as one, it does not start, and says why in one line."""
+    name = cloned_db.engine.url.database
+    with cloned_db.engine.begin() as connection:
+        connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    with start_worker(cloned_db.url, "--processes", processes) as worker:
+        worker.wait_for_line("read-only transaction")
+        worker.terminate()
+
+    assert "Traceback" not in "\n".join(worker.lines), "\n".join(worker.lines)
+    assert "give the url of the primary" in "\n".join(worker.lines)
+
+
 BAD_SETTINGS = [
     (["--concurrency", "0"], "concurrency: must be from 1 to 10,000"),
     (["--processes", "0"], "processes: must be from 1 to 256"),
