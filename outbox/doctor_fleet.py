@@ -188,7 +188,8 @@ def judge_default_rows(seen: dict[str, int]) -> Opinion:
     if not filled:
         return Opinion(OK, "none")
     found = ", ".join(f"{name}: {at_least(rows)}" for name, rows in filled.items())
-    return Opinion(WARNING, found, f"{MAKE_PARTITIONS}, so that no more follow")
+    remedy = f"{MAKE_PARTITIONS}, so that no more follow; workers move past days out of it"
+    return Opinion(WARNING, found, remedy)
 
 
 def at_least(rows: int) -> str:
@@ -225,10 +226,7 @@ def judge_set_aside(seen: tuple[int, UUID | None, str | None]) -> Opinion:
     number, id, why = seen
     if not number:
         return Opinion(OK, "none")
-    remedy = (
-        "mend what the error says, then in psql: "
-        "UPDATE outbox.event_queue SET due_at = now(), error = NULL WHERE due_at = 'infinity'"
-    )
+    remedy = "mend what the error says, then: outbox events retry --all"
     return Opinion(ERROR, f"{several(number, 'event')}, such as {id}: {why}", remedy)
 
 
@@ -285,7 +283,7 @@ def judge_replays(seen: tuple[int, UUID | None, float]) -> Opinion:
     verdict = by_age(age, warning=10 * MINUTE, error=HOUR)
     if verdict == OK:
         return Opinion(OK, f"{running:,} running" if running else "none runs")
-    return Opinion(verdict, f"{id} has not moved for {ago(age)}", f"{START}; or cancel it")
+    return Opinion(verdict, f"{id} has not moved for {ago(age)}", f"{START}; or: outbox replays cancel {id}")
 
 
 def _age(moment: ColumnElement[Any]) -> ColumnElement[float]:
