@@ -283,7 +283,8 @@ def judge_replays(seen: tuple[int, UUID | None, float]) -> Opinion:
     verdict = by_age(age, warning=10 * MINUTE, error=HOUR)
     if verdict == OK:
         return Opinion(OK, f"{running:,} running" if running else "none runs")
-    return Opinion(verdict, f"{id} has not moved for {ago(age)}", f"{START}; or: outbox replays cancel {id}")
+    remedy = f"{START}; or: outbox replays cancel {id}"
+    return Opinion(verdict, f"{id} has not moved for {ago(age)}", remedy)
 
 
 def _age(moment: ColumnElement[Any]) -> ColumnElement[float]:
