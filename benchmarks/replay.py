@@ -169,16 +169,21 @@ class Benchmark:
         with working(self._base) as victim, working_host(host):
             wait_until(lambda: self._base.ask(FIRST)["n"] > 0, time.monotonic() + 60)
             time.sleep(WARM_UP)
-            host.phase = "idle"
-            time.sleep(seconds)
-            host.phase = "between"
+            self._idle(host, seconds)
             with cli(self._base.url, "replay", "--missing", *options) as process:
                 self._until_half(host, victim, process, memory)
                 victim.kill()
                 with working(self._base) as heir:
                     self._until_done(heir, process, memory)
+                    self._idle(host, seconds)
                     host.stop()
                     wait_until(lambda: self._base.ask(OPEN)["n"] == 0, time.monotonic() + 120)
+
+    def _idle(self, host: Host, seconds: float) -> None:
+        """Let live events alone be delivered: before and after, for the machine is not alone."""
+        host.phase = "idle"
+        time.sleep(seconds)
+        host.phase = "between"
 
     def _until_half(
         self, host: Host, victim: Popen[str], process: Popen[str], memory: Memory
@@ -266,7 +271,7 @@ def show(result: Run) -> None:
 @click.option("--events", default=20_000, help="In the log.")
 @click.option("--rate", default=500.0, help="Deliveries a second, of the replay.")
 @click.option("--live", default=50.0, help="Live events a second.")
-@click.option("--seconds", default=20.0, help="So long without the replay, to compare with.")
+@click.option("--seconds", default=20.0, help="So long without the replay, before and after.")
 @click.option("--database-url", help="Another server: its default settings, and CREATEDB.")
 def main(events: int, rate: float, live: float, seconds: float, database_url: str | None) -> None:
     """Measure a replay of the whole log."""
