@@ -66,7 +66,7 @@ def test_fairness() -> None:
 @pytest.mark.system
 def test_capture() -> None:
     """Every kind of statement is measured in every way, and told beside the table as it is."""
-    result = run("benchmarks.capture", "--rows=20", "--statements=50")
+    result = run("benchmarks.capture", "--rounds=1", "--rows=20", "--statements=50")
 
     assert len(result["median"]) == len(result["runs"]) == 2 * 3 * 4
     assert {each["way"] for each in result["median"]} == {"plain", "whole", "chosen", "emit"}
@@ -90,7 +90,7 @@ def test_wait() -> None:
 @pytest.mark.system
 def test_audit() -> None:
     """An audit of what the benchmark makes finds nothing, with statistics and without."""
-    result = run("benchmarks.audit", "--deliveries=2000")
+    result = run("benchmarks.audit", "--rounds=1", "--deliveries=2000")
 
     assert [each["run"] for each in result["runs"]] == ["never analyzed", "analyzed"]
     assert [(each["deliveries"], each["attempts"]) for each in result["runs"]] == [(2000, 2600)] * 2

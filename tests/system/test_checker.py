@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 EDIT = """
-from outbox.worker import crash, store
-real = store.query
+from outbox.worker import crash, statements, store
+real = statements.query
 def edit(which, old, new):
     def query(name):
         text = real(name)
@@ -31,7 +31,7 @@ def edit(which, old, new):
             assert old in text, which
             return text.replace(old, new)
         return text
-    store.query = query
+    statements.query = query
 """
 
 
@@ -40,15 +40,15 @@ class Mutation(NamedTuple):
     finding: str
     faults: Sequence[faults.Fault]
     seconds: float = 4
-    flakiness: float = 0.3
+    refusals: float = 0.0
 
 
 MUTATIONS = {
     "no fence": Mutation(
         """edit("record", "AND q.lease_owner = %(owner)s AND q.attempt = g.attempt", "")""",
         "P6 attempt",
-        [faults.stall_a_worker],
-        flakiness=0.95,
+        [faults.stall_a_worker, faults.stall_a_worker],
+        refusals=0.95,
     ),
     "no lease check": Mutation(
         """edit("claim", "AND (q.lease_until IS NULL OR q.lease_until <= now())", "")""",
@@ -135,7 +135,7 @@ def test_the_checker_turns_red(own_cluster: Cluster, name: str) -> None:
     mutation = MUTATIONS[name]
     run = Run(
         own_cluster, seed=1, mutation=EDIT + mutation.code, patience=8,
-        flakiness=mutation.flakiness,
+        refusals=mutation.refusals,
     )  # fmt: skip
     found = check(run.play(mutation.faults, seconds=mutation.seconds))
 

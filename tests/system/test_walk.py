@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.databases import Database
     from tests.receiver import Request
 
-pytestmark = [pytest.mark.system, pytest.mark.slow]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.clone]
 
 PAST = 200
 
@@ -57,12 +57,12 @@ def verifies(request: Request, secret: str) -> bool:
     return True
 
 
-def test_walk(committed_db: Database, receiver: Receiver) -> None:
+def test_walk(cloned_db: Database, receiver: Receiver) -> None:
     """From what never came, by way of why, to what came again, each step as it is typed."""
-    type_ = Operator(committed_db.url)
+    type_ = Operator(cloned_db.url)
     right = receiver.url.partition("?")[0] + "hooks"
     receiver.script = lambda request: 200 if request.path == "/hooks" else 404
-    with start_worker(committed_db.url):
+    with start_worker(cloned_db.url):
         # It never came.
         added = type_.json(
             f"subscriptions add {right}k --types 'invoice.*' --name shop --schedule 0s,1h"
@@ -103,7 +103,7 @@ def test_walk(committed_db: Database, receiver: Receiver) -> None:
         assert sorted(changes) == sorted(["added", "updated", "rotated", "paused", "resumed"])
 
         # A day again.
-        with committed_db.engine.begin() as connection:
+        with cloned_db.engine.begin() as connection:
             past = outbox.emit_many(
                 connection, [Event(type="invoice.paid", data={"n": n}) for n in range(PAST)]
             )

@@ -62,9 +62,11 @@ class Run:
         mutation: str = "",
         patience: float = DRAIN,
         flakiness: float = 0.3,
+        refusals: float = 0.0,
     ) -> None:
         self.cluster = cluster
-        self._flakiness = flakiness
+        self._flakiness = flakiness  # of the receiver that is
+        self._refusals = refusals  # of the others
         self._patience = patience
         self.rng = random.Random(seed)  # noqa: S311 - a seeded run
         self.engine: Engine = engine_at(cluster.url)
@@ -158,7 +160,8 @@ class Run:
     def _answer(self, request: Request) -> Answer:
         """Answer as the receiver of this path does, and remember it before the answer leaves."""
         with self._lock:
-            flaky = request.path.startswith("/flaky") and self.rng.random() < self._flakiness
+            chance = self._flakiness if request.path.startswith("/flaky") else self._refusals
+            flaky = self.rng.random() < chance
             status = self.rng.choice([500, 500, 500, 503, 429]) if flaky else 200
             delay = self.rng.uniform(0, 0.1)
             self._seen.append((request, status))
