@@ -82,7 +82,7 @@ class Recorder:
         self._bell.stop()
 
     async def _flush(self) -> None:
-        batch, self._waiting = self._waiting[:FLUSH_SIZE], self._waiting[FLUSH_SIZE:]
+        batch, self._waiting = _next_batch(self._waiting)
         gone, self._gone = self._gone, {}
         outcomes = await self._write([result for _, result in batch], gone)
         for lane, result in batch:
@@ -107,3 +107,21 @@ class Recorder:
             else:
                 outage.ends()
                 return {(row.delivery_id, row.attempt): row for row in rows}
+
+
+def _next_batch(
+    waiting: list[tuple[str, Result]],
+) -> tuple[list[tuple[str, Result]], list[tuple[str, Result]]]:
+    """Return what is written at once, and the rest.
+
+    Of a delivery one result at a time: a process that stood still may have two, of a claim
+    that it lost and of its next, and the first decides what the second is.
+    """
+    seen: set[str] = set()
+    batch: list[tuple[str, Result]] = []
+    rest: list[tuple[str, Result]] = []
+    for each in waiting:
+        id = each[1].delivery_id
+        (batch if id not in seen and len(batch) < FLUSH_SIZE else rest).append(each)
+        seen.add(id)
+    return batch, rest

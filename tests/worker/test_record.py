@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -99,6 +100,22 @@ def test_one_statement_for_many(fleet: Fleet) -> None:
 
     assert store.batches == [FLUSH_SIZE, 20]
     assert fleet.queue() == []
+
+
+@pytest.mark.parametrize("second", ["retry", "delivered", "dead"])
+def test_two_results_of_one_delivery(fleet: Fleet, second: str) -> None:
+    """Who stood still has one of the claim it lost and one of its next: the delivery ends once."""
+    (first,) = claims(fleet, 1)
+    fleet.execute("UPDATE outbox.delivery_queue SET lease_until = now() - interval '1 s'")
+    (again,) = fleet.claim(fleet.a, UUID(first.subscription_id), 1)
+    store = Unreliable(fleet.a)
+    told = fleet.run(recording(store, result(first), result(again, second)))
+
+    assert (told, store.batches) == (["delivered", "late"], [1, 1])
+    assert fleet.queue() == []
+    assert fleet.rows(
+        "SELECT attempt, outcome FROM outbox.attempt ORDER BY attempt, outcome DESC"
+    ) == [(1, "lost"), (1, "delivered"), (2, "late")]
 
 
 def test_a_result_does_not_wait_for_others(fleet: Fleet) -> None:
