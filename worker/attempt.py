@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from .claim import Claim
     from .recipients import Ready
     from .record import Recorder
+    from .traces import Traces
 
 logger = logging.getLogger("outbox.worker")
 
 
 class Attempter:
-    """Makes attempts; `watch` hears what they come to."""
+    """Makes attempts; `watch` hears what they come to, `traces` has a span of each."""
 
     def __init__(
         self,
@@ -42,15 +43,25 @@ class Attempter:
         timeout: float,
         rng: Random,
         watch: Watch | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._transport = transport
         self._recorder = recorder
         self._timeout = timeout
         self._rng = rng
         self._watch = watch or Watch()
+        self._traces = traces
 
     async def attempt(self, claim: Claim, ready: Ready) -> tuple[Reply, Judgement]:
         """Make the attempt of `claim`, hand its result to the recorder, return what came of it."""
+        if self._traces is None:
+            return await self._attempt(claim, ready)
+        with self._traces.attempt(claim, ready.target) as attempted:
+            reply, judgement = await self._attempt(attempted.claim, ready)
+            attempted.ended(reply, judgement)
+        return reply, judgement
+
+    async def _attempt(self, claim: Claim, ready: Ready) -> tuple[Reply, Judgement]:
         started_at, start = datetime.now(UTC), time.monotonic()  # noqa: TID251 - the edge
         reply, judgement = await self._try(claim, ready, started_at)
         seconds = time.monotonic() - start

@@ -32,6 +32,8 @@ from .record import Recorder
 from .replay import Replays
 from .store import Store, check_keys, check_schema, configure
 from .supervisor import FUTILE
+from .traces import configured as traces_configured
+from .traces import flush as flush_traces
 from .transport import AiohttpTransport, tls_context
 from .watch import Watch
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from .monitor import Post
     from .rows import Recorded, Result
     from .settings import Settings
+    from .traces import Traces
 
 logger = logging.getLogger("outbox.worker")
 
@@ -55,6 +58,7 @@ class Process:
         self._settings = settings
         self._post = post or alone()
         self._watch = Watch(self._post.row)
+        self._traces: Traces | None = None
         self._target = conninfo(settings.database_url, application_name="outbox-worker")
         self._stopping = asyncio.Event()
         self._code = 0
@@ -72,6 +76,7 @@ class Process:
     async def run(self) -> int:
         """Work until `stop`; return the exit code."""
         await self.check()
+        self._traces = traces_configured()
         async with AsyncExitStack() as stack:
             pool = await stack.enter_async_context(_pool(self._target))
             transport = await stack.enter_async_context(_transport(self._settings))
@@ -87,6 +92,8 @@ class Process:
             with suppress(psycopg.Error, TimeoutError):
                 async with asyncio.timeout(LAST_FLUSH_SECONDS):
                     await store.unregister()
+        if self._traces is not None:
+            await asyncio.to_thread(flush_traces)
         logger.info("worker %d stopped", store.owner)
         return self._code
 
@@ -113,6 +120,7 @@ class Process:
             timeout=self._settings.timeout,
             rng=random.Random(),  # noqa: S311 - jitter
             watch=self._watch,
+            traces=self._traces,
         )
         deliverer = Deliverer(store, attempter, self._settings, self._watch)
         fan_out, fan_out_bell = FanOut(store, deliverer.fanned_out, self._watch), Bell()
