@@ -42,14 +42,13 @@ from outbox.worker.series import (
     error_class,
 )
 from outbox.worker.watch import Load, Watch, born
-from tests.factories import BY, emit_many, event, rows, subscribe
+from tests.factories import BY, emit_many, event, subscribe
 
 from .conftest import result, until, working
 
 if TYPE_CHECKING:
     from outbox.worker.ledger import Row
     from outbox.worker.process import Process
-    from tests.databases import Database
 
     from .conftest import Fleet
 
@@ -324,26 +323,30 @@ def counted(process: Process) -> dict[str, int]:
     return {outcome: number for outcome, number in found.items() if number}
 
 
-def test_counts_are_those_of_the_log(committed_db: Database) -> None:
+def test_counts_are_those_of_the_log(fleet: Fleet) -> None:
     """After deliveries, failures and lost attempts the sums are what the tables say."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(410 if request.url.path == "/gone" else 200)
 
     async def run() -> dict[str, int]:
-        async with working(committed_db, httpx.MockTransport(answer)) as process:
-            await until(lambda: sum(counted(process).values()) == 13)
+        async with working(fleet.database, httpx.MockTransport(answer)) as process:
+            await until(lambda: sum(counted(process).values()) == 14)
         assert process._post.ledger.total(EVENTS, 0.0)[0] >= 12
-        assert numbers(process).read(MADE)[0] >= 13
+        assert numbers(process).read(MADE)[0] >= 12
         assert sum(numbers(process).read(LATENCY)[:-1]) == 12
         return counted(process)
 
-    with committed_db.engine.begin() as connection:
-        subscribe(connection, url="https://hooks.example/ok", types=["a.b"])
+    with fleet.database.engine.begin() as connection:
+        lane = subscribe(connection, url="https://hooks.example/ok", types=["a.b"]).id
         subscribe(connection, url="https://hooks.example/gone", types=["a.c"])
-        emit_many(connection, [event("a.b")] * 12 + [event("a.c")])
+    fleet.emit(type="a.b")
+    fleet.fan_out()
+    fleet.claim(fleet.a, lane)  # and never heard of again
+    fleet.expire_leases()
+    fleet.emit(11, type="a.b")
+    fleet.emit(type="a.c")
     found = asyncio.run(run())
-    with committed_db.engine.connect() as connection:
-        logged = rows(connection, "SELECT outcome, count(*) FROM outbox.attempt GROUP BY 1")
+    logged = fleet.rows("SELECT outcome, count(*) FROM outbox.attempt GROUP BY 1")
 
-    assert found == dict(logged) == {"delivered": 12, "dead": 1}
+    assert found == dict(logged) == {"delivered": 12, "dead": 1, "lost": 1}
