@@ -75,7 +75,7 @@ class Watch:
         if reply.status is not None or reply.error_class is not None:
             self._row.observe(REQUESTS, seconds)
         if judgement.outcome == "delivered":
-            self._row.observe(LATENCY, max(0.0, ended_at - born(claim)))
+            self._row.observe(LATENCY, latency(claim, ended_at))
         else:
             _tell(claim, reply, judgement, seconds)
 
@@ -124,15 +124,19 @@ class Watch:
         self._row.live(now)
 
 
-def born(claim: Claim) -> float:
-    """Return when the event of a claim was stored, or was due if that is later: Unix seconds.
+def latency(claim: Claim, ended_at: float) -> float:
+    """Return the seconds from the event of a claim to `ended_at`, in Unix seconds.
 
-    Its id tells (UUIDv7), and that of the delivery when this one was made. One that was made
-    long after its event was due is of a replay, and its time begins when it was made.
+    From when it was stored, as its id tells (UUIDv7), or was due, if that is later. A
+    delivery that was made long after that is of a replay: its time begins with its own id.
     """
-    stored = max(_moment(claim.event_id), claim.scheduled or 0.0)
-    made = _moment(claim.delivery_id)
-    return made if made > stored + LONG_AFTER else stored
+    begins = _moment(claim.event_id)
+    if claim.scheduled is not None and claim.scheduled > begins:
+        begins = claim.scheduled
+    if ended_at > begins + LONG_AFTER:
+        made = _moment(claim.delivery_id)
+        begins = made if made > begins + LONG_AFTER else begins
+    return max(0.0, ended_at - begins)
 
 
 def _moment(id: str) -> float:

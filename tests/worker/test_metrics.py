@@ -41,7 +41,7 @@ from outbox.worker.series import (
     WORKERS,
     error_class,
 )
-from outbox.worker.watch import Load, Watch, born
+from outbox.worker.watch import Load, Watch, latency
 from tests.factories import BY, emit_many, event, subscribe
 
 from .conftest import result, until, working
@@ -114,8 +114,8 @@ def test_every_result_has_a_series() -> None:
 def test_processes_add_up() -> None:
     """What two processes have counted is served as one sum; the oldest buckets hold the newer."""
     ledger = Ledger(2)
-    for row, latency in zip(ledger.rows, (1_000.004, 1_000.5), strict=True):
-        attempted(Watch(row), "delivered", ended_at=latency)
+    for row, ended_at in zip(ledger.rows, (1_000.004, 1_000.5), strict=True):
+        attempted(Watch(row), "delivered", ended_at=ended_at)
     found = page(ledger)
 
     assert found["outbox_delivery_latency_seconds_count"] == 2
@@ -175,9 +175,11 @@ def test_what_is_not_known_is_not_served() -> None:
         (90_000.0, None, 90_000.0),  # a replay
     ],
 )
-def test_born(made_at: float, scheduled: float | None, begins: float) -> None:
+def test_latency(made_at: float, scheduled: float | None, begins: float) -> None:
     """The time of a delivery counts from its event, or when this was due, or from its replay."""
-    assert begins == born(claim(delivery_id=id_at(made_at), scheduled=scheduled))
+    seconds = latency(claim(delivery_id=id_at(made_at), scheduled=scheduled), 90_000.5)
+
+    assert seconds == pytest.approx(90_000.5 - begins)
 
 
 def test_clocks_may_differ() -> None:
