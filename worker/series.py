@@ -156,4 +156,6 @@ def error_class(status: int | None, error: str | None) -> str:
     """
     if status is not None and not 200 <= status <= 299:
         return f"http_{status // 100}xx" if 100 <= status <= 599 else "http_5xx"
-    return error or ""
+    if error is None:
+        return ""
+    return error if error in ERROR_CLASSES else "internal"

@@ -89,9 +89,9 @@ class Attempted:
             self._span.set_attribute("http.response.status_code", reply.status)
         self._span.set_attribute("outbox.outcome", judgement.outcome)
         if judgement.outcome != "delivered":
-            what = str(reply.status or error_class(None, reply.error_class) or "stale")
-            self._span.set_attribute("error.type", what)
-            self._span.set_status(StatusCode.ERROR, error_class(reply.status, reply.error_class))
+            what = error_class(reply.status, reply.error_class) or judgement.outcome
+            self._span.set_attribute("error.type", str(reply.status or what))
+            self._span.set_status(StatusCode.ERROR, what)
 
 
 class Traces:

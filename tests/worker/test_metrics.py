@@ -108,6 +108,7 @@ def test_every_result_has_a_series() -> None:
         assert error_class(status, None) in CLASSES
     for error in ERROR_CLASSES:
         assert error_class(None, error) in CLASSES
+    assert error_class(None, "of a later version") in CLASSES
     assert error_class(204, None) == error_class(None, None) == ""
 
 
