@@ -66,8 +66,7 @@ def look(connection: Connection) -> Status:
 
     Raises what SQLAlchemy raises, also when a statement takes longer than `PATIENCE`.
     """
-    settings = [func.set_config(name, value, True) for name, value in _SETTINGS.items()]
-    at = connection.execute(select(func.now(), *settings)).scalar_one()
+    at = restrain(connection)
     backlog, held = _backlog(connection)
     return Status(
         at=at,
@@ -76,3 +75,10 @@ def look(connection: Connection) -> Status:
         backlog=backlog,
         trouble=_trouble(connection, held),
     )
+
+
+def restrain(connection: Connection) -> datetime:
+    """Bound what a look may cost until the transaction ends; return now, of the database."""
+    settings = [func.set_config(name, value, True) for name, value in _SETTINGS.items()]
+    at: datetime = connection.execute(select(func.now(), *settings)).scalar_one()
+    return at

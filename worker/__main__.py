@@ -16,6 +16,9 @@ from outbox.errors import InvalidInput, OutboxError, SchemaMismatch
 from outbox.keyring import IN_CLEAR, Keyring
 from outbox.version import __version__
 
+from .endpoint import listen
+from .ledger import Ledger
+from .monitor import Post
 from .process import Process, run_process
 from .proxy import parse_proxy
 from .settings import Settings
@@ -23,6 +26,7 @@ from .supervisor import FUTILE, Supervisor
 from .telemetry import configure
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Coroutine
 
 logger = logging.getLogger("outbox.worker")
@@ -72,6 +76,14 @@ Example:
     "--ca-file", envvar="OUTBOX_CA_FILE", metavar="PATH",
     help="Certificates (PEM) trusted besides the system's.",
 )  # fmt: skip
+@click.option(
+    "--metrics-port", envvar="OUTBOX_METRICS_PORT", default=0, show_default="none",
+    help="Serve /metrics, /healthz and /readyz there, for all processes.",
+)  # fmt: skip
+@click.option(
+    "--metrics-host", envvar="OUTBOX_METRICS_HOST", default="127.0.0.1", metavar="ADDRESS",
+    help="The address to serve them at.",
+)  # fmt: skip
 @click.option("--log-format", envvar="OUTBOX_LOG_FORMAT", type=click.Choice(["text", "json"]),
               default="text", help="To stderr.")  # fmt: skip
 @click.option("--log-level", envvar="OUTBOX_LOG_LEVEL", default="info",
@@ -93,20 +105,31 @@ def _work(settings: Settings) -> int:
     asyncio.run(Process(settings).check())
     if settings.keyring.sealing_key is None:
         logger.warning(IN_CLEAR)
+    ledger, listener = Ledger(settings.processes), _listener(settings)
     if settings.processes == 1:
-        return min(_loop(settings), 1)
-    return Supervisor(settings.processes, lambda pipe: _child(settings, pipe)).run()
+        return min(_loop(settings, Post(ledger, 0, listener)), 1)
+    return Supervisor(
+        settings.processes,
+        lambda pipe, place: _child(settings, Post(ledger, place, listener), pipe),
+    ).run()
 
 
-def _loop(settings: Settings, pipe: int | None = None) -> int:
+def _listener(settings: Settings) -> socket.socket | None:
+    """Listen before there are processes: what is wrong with the port is told once."""
+    if not settings.metrics_port:
+        return None
+    return listen(settings.metrics_host, settings.metrics_port)
+
+
+def _loop(settings: Settings, post: Post, pipe: int | None = None) -> int:
     gc.freeze()  # what is loaded by now stays: no collection need walk over it again
-    return _runner()(run_process(settings, pipe))
+    return _runner()(run_process(settings, post, pipe))
 
 
-def _child(settings: Settings, pipe: int) -> int:
+def _child(settings: Settings, post: Post, pipe: int) -> int:
     def work() -> int:
         try:
-            return _loop(replace(settings, processes=1), pipe)
+            return _loop(replace(settings, processes=1), post, pipe)
         except SchemaMismatch as error:
             click.echo(f"Error: {error}", err=True)
             return FUTILE

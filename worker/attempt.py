@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from .answers import kept
 from .outcome import Judgement, Reply, age, judge, stillborn
 from .rows import Result
 from .send import send
+from .watch import Watch
 
 if TYPE_CHECKING:
     from random import Random
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from .claim import Claim
     from .recipients import Ready
     from .record import Recorder
+    from .traces import Traces
 
 logger = logging.getLogger("outbox.worker")
 
 
 class Attempter:
-    """Makes attempts; `tally` counts what they come to."""
+    """Makes attempts; `watch` hears what they come to, `traces` has a span of each."""
 
     def __init__(
         self,
@@ -41,19 +42,31 @@ class Attempter:
         *,
         timeout: float,
         rng: Random,
+        watch: Watch | None = None,
+        traces: Traces | None = None,
     ) -> None:
-        self.tally: Counter[str] = Counter()
         self._transport = transport
         self._recorder = recorder
         self._timeout = timeout
         self._rng = rng
+        self._watch = watch or Watch()
+        self._traces = traces
 
     async def attempt(self, claim: Claim, ready: Ready) -> tuple[Reply, Judgement]:
         """Make the attempt of `claim`, hand its result to the recorder, return what came of it."""
+        if self._traces is None:
+            return await self._attempt(claim, ready)
+        with self._traces.attempt(claim, ready.target) as attempted:
+            reply, judgement = await self._attempt(attempted.claim, ready)
+            attempted.ended(reply, judgement)
+        return reply, judgement
+
+    async def _attempt(self, claim: Claim, ready: Ready) -> tuple[Reply, Judgement]:
         started_at, start = datetime.now(UTC), time.monotonic()  # noqa: TID251 - the edge
         reply, judgement = await self._try(claim, ready, started_at)
-        duration_ms = round((time.monotonic() - start) * 1000)
-        self._tell(claim, reply, judgement, duration_ms)
+        seconds = time.monotonic() - start
+        ended_at = started_at.timestamp() + seconds
+        self._watch.attempted(claim, reply, judgement, ended_at=ended_at, seconds=seconds)
         self._recorder.put(
             claim.subscription_id,
             Result(
@@ -64,7 +77,7 @@ class Attempter:
                 delay=judgement.delay,
                 revision=ready.revision,
                 started_at=started_at,
-                duration_ms=duration_ms,
+                duration_ms=round(seconds * 1000),
                 status=reply.status,
                 error_class=reply.error_class,
                 error=judgement.reason,
@@ -98,25 +111,3 @@ class Attempter:
         except Exception as error:  # whatever it is, the delivery must not be lost with it
             logger.exception("delivery %s: a fault of the worker itself", claim.delivery_id)
             return Reply(None, (), b"", "internal", type(error).__name__)
-
-    def _tell(self, claim: Claim, reply: Reply, judgement: Judgement, duration_ms: int) -> None:
-        self.tally[judgement.outcome] += 1
-        if judgement.outcome == "delivered":
-            return
-        dead = judgement.outcome == "dead"
-        logger.log(
-            logging.WARNING if dead or reply.error_class == "blocked" else logging.INFO,
-            "%s after attempt %d: %s",
-            "dead" if dead else f"retry in {judgement.delay:.0f} s",
-            claim.attempt,
-            judgement.reason,
-            extra={
-                "delivery": claim.delivery_id,
-                "subscription": claim.subscription_id,
-                "status": reply.status,
-                "ms": duration_ms,
-            },
-        )
-        if judgement.disable:
-            id, reason = claim.subscription_id, judgement.disable
-            logger.warning("disabled subscription %s: %s", id, reason)

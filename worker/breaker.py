@@ -53,6 +53,11 @@ class Breaker:
         known = self._lanes.get(lane)
         return FIRST_WINDOW if known is None else known.window
 
+    @property
+    def open(self) -> int:
+        """How many lanes get nothing but a probe."""
+        return sum(known.pause > 0 for known in self._lanes.values())
+
     def answered(self, lane: str) -> None:
         """The receiver answered: it may have one request more at a time."""
         known = self._known(lane)

@@ -37,6 +37,7 @@ class Claim(NamedTuple):  # one is made for each delivery: a frozen dataclass ta
     occurred_at: datetime
     traceparent: str | None
     limited: bool = False  # its claim counts against a limit of its subscription
+    scheduled: float | None = None  # when its event was to be due, in Unix seconds, if at all
 
     @property
     def operational(self) -> bool:

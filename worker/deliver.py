@@ -25,6 +25,7 @@ from .loop import Bell
 from .recipients import Recipients
 from .rows import LimitedClaims
 from .slots import AHEAD, Slots
+from .watch import Load, Watch
 
 if TYPE_CHECKING:
     from .attempt import Attempter
@@ -49,11 +50,14 @@ FIRST_LANE = "00000000-0000-0000-0000-000000000000"
 class Deliverer:
     """The loop's step and what it must remember: lanes, claims, tasks."""
 
-    def __init__(self, store: Store, attempter: Attempter, settings: Settings) -> None:
+    def __init__(
+        self, store: Store, attempter: Attempter, settings: Settings, watch: Watch | None = None
+    ) -> None:
         self.bell = Bell()
         self._store = store
         self._attempter = attempter
         self._settings = settings
+        self._watch = watch or Watch()
         self._recipients = Recipients(store, settings.keyring)
         self._lanes = Lanes()
         self._limited: set[str] = set()  # lanes with limits that hold for the fleet
@@ -114,6 +118,14 @@ class Deliverer:
         """Return whether `lane` has limits, as far as this process has heard."""
         return lane in self._limited
 
+    @property
+    def load(self) -> Load:
+        """What it has in hand at this moment."""
+        return Load(
+            self._slots.running, self._slots.free, self._slots.waiting, self._unrecorded,
+            self._breaker.open,
+        )  # fmt: skip
+
     # The loop.
 
     async def step(self) -> float:
@@ -166,6 +178,7 @@ class Deliverer:
         since = self._claimed_at = time.monotonic()
         crash.at("claim")
         claims = await self._store.claim(wanted, self._settings.lease)
+        self._watch.claimed(claims, time.monotonic() - since)
         if claims:
             crash.at("claimed")
         self._ask_again(wanted, LimitedClaims(claims), since)
@@ -180,6 +193,7 @@ class Deliverer:
         started: Counter[str] = Counter()
         try:
             found = await self._store.claim_limited(wanted, self._settings.lease)
+            self._watch.claimed(found.claims, time.monotonic() - since)
             self._ask_again(wanted, found, since)
             await self._recipients.load(found.claims)
             in_time = time.monotonic() - since <= self._settings.start_window

@@ -7,6 +7,7 @@ with its error, and the rest go on.
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -14,6 +15,7 @@ import psycopg
 from . import crash
 from .faults import is_data
 from .settings import FAN_OUT_SIZE
+from .watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +31,11 @@ SHORTEST_POLL, LONGEST_POLL = 0.02, 0.25  # seconds
 class FanOut:
     """The loop's step, and its memory: the size of the next batch, the pace of polling."""
 
-    def __init__(self, store: Store, made: Callable[[FannedOut], None]) -> None:
+    def __init__(
+        self, store: Store, made: Callable[[FannedOut], None], watch: Watch | None = None
+    ) -> None:
         self._store = store
+        self._watch = watch or Watch()
         self._made = made
         self._size = FAN_OUT_SIZE
         self._poll = SHORTEST_POLL
@@ -39,7 +44,9 @@ class FanOut:
         """Fan out one batch; return the seconds to wait."""
         try:
             crash.at("fan-out")
+            began = time.monotonic()
             done = await self._next()
+            self._watch.fanned_out(done, time.monotonic() - began)
         except psycopg.Error as error:
             if self._size == 1 or not is_data(error):
                 raise

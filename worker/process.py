@@ -26,30 +26,40 @@ from .deliver import Deliverer
 from .fanout import FanOut
 from .loop import Bell, run
 from .maintenance import Maintenance
+from .monitor import Monitor, alone
 from .record import Recorder
 from .replay import Replays
 from .store import Store, check_keys, check_schema, configure
 from .supervisor import FUTILE
+from .traces import configured as traces_configured
+from .traces import flush as flush_traces
 from .transport import AiohttpTransport, tls_context
+from .watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .monitor import Post
     from .rows import Recorded, Result
     from .settings import Settings
+    from .traces import Traces
 
 logger = logging.getLogger("outbox.worker")
 
 CONNECTIONS = 5  # fan-out, replay, claim, record, and one for the duties
 LISTEN_SECONDS = 30.0
 LAST_FLUSH_SECONDS = 2.0
+BEAT_SECONDS = 1.0  # between two times that it says that it lives, when that is asked for
 
 
 class Process:
-    """A life: `run` returns the exit code."""
+    """A life, at its `post` among those of its worker: `run` returns the exit code."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, post: Post | None = None) -> None:
         self._settings = settings
+        self._post = post or alone()
+        self._watch = Watch(self._post.row)
+        self._traces: Traces | None = None
         self._target = conninfo(settings.database_url, application_name="outbox-worker")
         self._stopping = asyncio.Event()
         self._code = 0
@@ -65,12 +75,15 @@ class Process:
     async def run(self) -> int:
         """Work until `stop`; return the exit code."""
         await self.check()
+        self._traces = traces_configured()
         async with AsyncExitStack() as stack:
             pool = await stack.enter_async_context(_pool(self._target))
             transport = await stack.enter_async_context(_transport(self._settings))
             store = Store(pool)
+            await self._answer(stack, store)
             with _told():  # such as a standby, which takes no writes
                 await store.register(socket.gethostname(), os.getpid(), __version__)
+            self._post.row.ready(True)
             logger.info(
                 "worker %d started: up to %d requests at once",
                 store.owner, self._settings.concurrency,
@@ -79,30 +92,40 @@ class Process:
             with suppress(psycopg.Error, TimeoutError):
                 async with asyncio.timeout(LAST_FLUSH_SECONDS):
                     await store.unregister()
+        if self._traces is not None:
+            await asyncio.to_thread(flush_traces)
         logger.info("worker %d stopped", store.owner)
         return self._code
 
+    async def _answer(self, stack: AsyncExitStack, store: Store) -> None:
+        """Answer those who ask how it goes, if there is a port for it."""
+        self._watch.started(time.monotonic())
+        if self._post.listener is not None:
+            monitor = Monitor(self._post, store, self._settings.database_url)
+            await stack.enter_async_context(monitor.serving(self._post.listener))
+
     async def _work(self, store: Store, transport: AiohttpTransport) -> None:
-        def recorded(lane: str, result: Result, done: Recorded) -> None:
-            if done.outcome == "late":
-                logger.warning("an answer came too late", extra={"delivery": result.delivery_id})
-            else:
+        def recorded(lane: str, _: Result, done: Recorded) -> None:
+            if done.outcome != "late":
                 deliverer.recorded(lane, done.due_in)
 
         recorder = Recorder(
             store, recorded, lambda lane: deliverer.is_limited(lane),
             lambda count: deliverer.flushed(count), soon=self._settings.concurrency // 2,
+            watch=self._watch,
         )  # fmt: skip
         attempter = Attempter(
             transport,
             recorder,
             timeout=self._settings.timeout,
             rng=random.Random(),  # noqa: S311 - jitter
+            watch=self._watch,
+            traces=self._traces,
         )
-        deliverer = Deliverer(store, attempter, self._settings)
-        fan_out, fan_out_bell = FanOut(store, deliverer.fanned_out), Bell()
-        replays, replay_bell = Replays(store, deliverer.fanned_out), Bell()
-        maintenance = Maintenance(store, attempter.tally, self._outdated)
+        deliverer = Deliverer(store, attempter, self._settings, self._watch)
+        fan_out, fan_out_bell = FanOut(store, deliverer.fanned_out, self._watch), Bell()
+        replays, replay_bell = Replays(store, deliverer.fanned_out, self._watch), Bell()
+        maintenance = Maintenance(store, self._watch.tally, self._outdated)
         maintenance.start()
         async with asyncio.TaskGroup() as tasks:
             recording = tasks.create_task(recorder.run())
@@ -112,6 +135,7 @@ class Process:
                 tasks.create_task(run("delivery", deliverer.step, deliverer.bell)),
             ]
             listening = tasks.create_task(_listen(self._target, store.owner, deliverer))
+            beating = tasks.create_task(self._beat(deliverer))
             await self._stopping.wait()
             maintenance.stop()
             for bell in (fan_out_bell, replay_bell, deliverer.bell):
@@ -121,6 +145,13 @@ class Process:
             end = time.monotonic() + self._settings.grace
             await deliverer.drain(self._settings.grace)
             await self._finish(recorder, recording, end)
+            beating.cancel()
+
+    async def _beat(self, deliverer: Deliverer) -> None:
+        """Say again and again that the loop turns, and what is in hand, if anybody may ask."""
+        while self._post.listener is not None:
+            self._watch.holds(deliverer.load, time.monotonic())
+            await asyncio.sleep(BEAT_SECONDS)
 
     async def _finish(self, recorder: Recorder, recording: asyncio.Task[None], end: float) -> None:
         """Let the last results be recorded, until `end` and no longer than the database lets us."""
@@ -138,6 +169,10 @@ class Process:
             logger.warning("stopped at once: what was in flight is found by its lease")
             os._exit(1)
         logger.info("stopping")
+        self._end()
+
+    def _end(self) -> None:
+        self._post.row.ready(False)
         self._stopping.set()
 
     def orphaned(self, pipe: int) -> None:
@@ -150,7 +185,7 @@ class Process:
         if not self._stopping.is_set():
             logger.error("stopping: %s", SchemaMismatch(version, SCHEMA_VERSION))
             self._code = FUTILE
-            self._stopping.set()
+            self._end()
 
 
 @contextmanager
@@ -197,9 +232,9 @@ async def _listen(target: str, owner: int, deliverer: Deliverer) -> None:
             await asyncio.sleep(LISTEN_SECONDS)
 
 
-async def run_process(settings: Settings, pipe: int | None = None) -> int:
+async def run_process(settings: Settings, post: Post | None = None, pipe: int | None = None) -> int:
     """Run one process in this event loop until SIGTERM, SIGINT or the end of `pipe`."""
-    process = Process(settings)
+    process = Process(settings, post)
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, process.stop)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -17,6 +18,7 @@ from . import crash
 from .loop import Bell, Outage
 from .rows import Gone
 from .settings import FLUSH_SECONDS, FLUSH_SIZE
+from .watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,11 +44,13 @@ class Recorder:
         limited: Callable[[str], bool] = lambda _: False,
         flushed: Callable[[int], None] = lambda _: None,
         soon: int = FLUSH_SIZE,
+        watch: Watch | None = None,
     ) -> None:
         self._store = store
         self._recorded = recorded
         self._limited = limited
         self._flushed = flushed
+        self._watch = watch or Watch()
         self._soon = max(1, min(soon, FLUSH_SIZE))
         self._idle = False
         self._waiting: list[tuple[str, Result]] = []
@@ -84,9 +88,12 @@ class Recorder:
     async def _flush(self) -> None:
         batch, self._waiting = _next_batch(self._waiting)
         gone, self._gone = self._gone, {}
+        began = time.monotonic()
         outcomes = await self._write([result for _, result in batch], gone)
+        self._watch.flushed(len(batch), time.monotonic() - began)
         for lane, result in batch:
             outcome = outcomes.get((result.delivery_id, result.attempt))
+            self._watch.recorded(result, result.outcome if outcome is None else outcome.outcome)
             if outcome is not None:
                 self._recorded(lane, result, outcome)
         self._flushed(len(batch))

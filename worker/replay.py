@@ -23,6 +23,7 @@ from . import crash
 from .faults import in_a_line, is_data
 from .feed import FIRST, LAST, before, filled, passed, room, until_filled, walk
 from .rows import FannedOut
+from .watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -59,8 +60,11 @@ class Pace:
 class Replays:
     """The loop's step: a slice of each replay that runs, in turn."""
 
-    def __init__(self, store: Store, made: Callable[[FannedOut], None]) -> None:
+    def __init__(
+        self, store: Store, made: Callable[[FannedOut], None], watch: Watch | None = None
+    ) -> None:
         self._store = store
+        self._watch = watch or Watch()
         self._made = made
         self._paces: dict[str, Pace] = {}
 
@@ -96,6 +100,7 @@ class Replays:
             await slice.run(tokens)
         if slice.made:
             crash.at("replayed")
+            self._watch.replayed(len(slice.made))
             self._made(slice.told())
         if slice.is_done:
             logger.info("replay %s is done", id)

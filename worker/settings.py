@@ -23,7 +23,7 @@ class Settings:
     """Times are in seconds. `concurrency` is requests in flight in one process.
 
     `allow` is what may be called besides public addresses, `ca_file` the certificates that
-    are trusted besides the system's.
+    are trusted besides the system's. With a `metrics_port` of 0 nothing is served.
     """
 
     database_url: str
@@ -36,6 +36,8 @@ class Settings:
     allow: Allowed = PUBLIC
     proxy: Proxy | None = None
     ca_file: str | None = None
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0
     keyring: Keyring = field(default_factory=Keyring)
 
     def __post_init__(self) -> None:
@@ -61,4 +63,5 @@ _RANGES = (
     ("connect_timeout", 0.1, 300),
     ("grace", 0, 3_600),
     ("lease", 0, 3_600),
+    ("metrics_port", 0, 65_535),
 )

@@ -34,7 +34,7 @@ class Slots:
         self.held: Counter[str] = Counter()
         self._running: Counter[str] = Counter()
         self._waiting: dict[str, deque[Waiting]] = {}
-        self._free = size
+        self._size = self._free = size
         self._room = AHEAD * size
 
     @property
@@ -46,6 +46,16 @@ class Slots:
     def free(self) -> int:
         """How many slots are free at this moment."""
         return self._free
+
+    @property
+    def running(self) -> int:
+        """How many slots are in use."""
+        return self._size - self._free
+
+    @property
+    def waiting(self) -> int:
+        """How many claims wait for a slot."""
+        return AHEAD * self._size - self._room - self.running
 
     def reserve(self, lane: str, count: int) -> None:
         """Take `count` slots for `lane`: its claims must start the moment they are made."""

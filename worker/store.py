@@ -45,6 +45,11 @@ class Store(ReplayStore):
         self.owner = rows[0].id
         return self.owner
 
+    async def check(self) -> None:
+        """Raise psycopg.Error or SchemaMismatch unless the database answers as it should."""
+        async with self._pool.connection() as connection:
+            await check_schema(connection)
+
     async def heartbeat(self) -> int:
         """Say that this life goes on; return the schema's version."""
         return int((await self._all("heartbeat", {}))[0].version)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from outbox.worker.claim import Claim
     from outbox.worker.rows import Recorded
+    from outbox.worker.traces import Traces
     from tests.databases import Database
 
 T = TypeVar("T")
@@ -140,10 +141,15 @@ def result(claim: Claim, outcome: str = "delivered", **changes: Any) -> Result:
 
 @asynccontextmanager
 async def working(
-    database: Database, transport: httpx.AsyncBaseTransport, **settings: Any
+    database: Database,
+    transport: httpx.AsyncBaseTransport,
+    *,
+    traces: Traces | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Process]:
     """A whole worker in this process, but for its transport; it is stopped at the end."""
     process = Process(Settings(**{"database_url": database.url, "concurrency": 10, **settings}))
+    process._traces = traces
     async with _pool(database.url) as pool, transport:
         store = Store(pool)
         await store.register("test", 1, "0")

@@ -262,13 +262,13 @@ def test_claim(fleet: Fleet) -> None:
     fleet.fan_out()
     (claim,) = fleet.claim(fleet.a, lane)
     delivery = fleet.value("SELECT id FROM outbox.delivery")
-    occurred_at = fleet.value("SELECT occurred_at FROM outbox.event")
+    occurred_at, due_at = fleet.rows("SELECT occurred_at, due_at FROM outbox.event")[0]
 
     assert claim == Claim(
         delivery_id=str(delivery), subscription_id=str(lane), event_id=str(id), attempt=1,
         failures=0, revision=1, took_over=False, type="a.b", data='{"x":"é"}',
         tenant="acme", subject="user/7", source="billing", traceparent="00-1-2-01",
-        occurred_at=occurred_at,
+        occurred_at=occurred_at, scheduled=due_at.timestamp(),
     )  # fmt: skip
     assert fleet.queue() == [(1, 0, True)]
     assert fleet.claim(fleet.b, lane) == []

@@ -63,11 +63,12 @@ SELECT u.subscription_id::text AS lane, coalesce(u.free <= u.n, false) AS is_ful
         ELSE 0 END::float8 AS wait,
     c.delivery_id::text, c.subscription_id::text, c.event_id::text, c.attempt, c.failures,
     c.revision, c.took_over, c.type, c.tenant, c.subject, c.source, c.data, c.occurred_at,
-    c.traceparent, true AS limited
+    c.traceparent, true AS limited, c.scheduled
 FROM used u
 LEFT JOIN (
     SELECT c.*, e.type, e.tenant, e.source, e.data::text AS data, e.occurred_at,
-        e.context ->> 'traceparent' AS traceparent
+        e.context ->> 'traceparent' AS traceparent,
+        extract(epoch FROM e.due_at)::float8 AS scheduled
     FROM claimed c CROSS JOIN LATERAL (
         SELECT * FROM outbox.event e WHERE e.id = c.event_id LIMIT 1
     ) e
