@@ -78,6 +78,8 @@ def load(made: Pair, receiver: Receiver) -> Iterator[Hosts]:
         subscribe(connection, url=receiver.url, schedule=[0.0, *[0.2] * 60])
     with ExitStack() as stack:
         workers = [stack.enter_context(start_worker(made.url, *OPTIONS)) for _ in range(WORKERS)]
+        for worker in workers:
+            worker.wait_for_line("started: up to")
         hosts = Hosts(made.url)
         try:
             receiver.wait_for(100, timeout=60)
