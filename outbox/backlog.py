@@ -185,7 +185,7 @@ def _deliveries(connection: Connection, share: float) -> Sequence[Row[Any]]:
         labelled.c.what,
         labelled.c.holder,
         func.count().label("number"),
-        _age(func.min(labelled.c.due_at)).label("age"),
+        _age(func.min(labelled.c.due_at).filter(labelled.c.due_at < INFINITY)).label("age"),
     )
     return connection.execute(query.group_by(labelled.c.what, labelled.c.holder)).all()
 
@@ -229,4 +229,5 @@ def _lanes() -> CTE:
 
 
 def _age(moment: ColumnElement[Any]) -> ColumnElement[float]:
+    """The seconds since a moment, which PostgreSQL 16 and older can only tell of a finite one."""
     return cast(extract("epoch", func.now() - moment), Double)

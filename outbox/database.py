@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.exc import DBAPIError
 
 from . import embedded
@@ -63,10 +63,24 @@ def _check_characters(url: str) -> None:
 def engine(url: str, *, application_name: str = "outbox") -> Engine:
     """Return a SQLAlchemy engine on psycopg for `url`.
 
+    It works behind a pooler of transactions as well: it prepares no statements, and what it
+    sets is set for a transaction. That is `jit = off`: many partitions look like much work
+    to the planner, and to compile it for two seconds would save nothing.
+
     with outbox.database.engine("embedded:./pg").begin() as connection: ...
     """
     target = conninfo(url, application_name=application_name)
-    return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(target))
+
+    def connect() -> psycopg.Connection:
+        return psycopg.connect(target, prepare_threshold=None)
+
+    made = create_engine("postgresql+psycopg://", creator=connect)
+    event.listen(made, "begin", _begin)
+    return made
+
+
+def _begin(connection: Connection) -> None:
+    connection.execute(select(func.set_config("jit", "off", True)))
 
 
 @contextmanager

@@ -25,6 +25,10 @@ TOP_LEVEL = {
 LINKS = {"outbox/cli": "../cli", "outbox/schema.sql": "../schema.sql", "outbox/worker": "../worker"}
 RUNS_SQL = {"worker/store.py"}
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
+OUTLASTS = re.compile(
+    r"pg_(try_)?advisory_(lock|unlock)|\bTEMP(ORARY)? TABLE|\bWITH HOLD\b|pg_export_snapshot",
+    re.IGNORECASE,
+)
 SQL = re.compile(r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH)\s")
 
 
@@ -142,6 +146,16 @@ def test_sql_has_its_places() -> None:
     ]
 
     assert wrong == []
+
+
+def test_nothing_outlasts_its_transaction() -> None:
+    """No lock, table or cursor belongs to a session: behind a pooler the next may be another."""
+    paths = [ROOT / "schema.sql", *(ROOT / "worker/queries").glob("*.sql")]
+    texts = [path.read_text() for path in paths]
+    texts += [ast.unparse(tree) for _, tree in sources(*PACKAGES)]
+
+    assert OUTLASTS.search("SELECT pg_try_advisory_lock(7)")
+    assert [found for text in texts for found in OUTLASTS.findall(text)] == []
 
 
 def test_queries_are_named_as_their_methods() -> None:

@@ -29,7 +29,8 @@ from .maintenance import Maintenance
 from .monitor import Monitor, alone
 from .record import Recorder
 from .replay import Replays
-from .store import Store, check_keys, check_schema, configure
+from .session import configure
+from .store import Store, check_keys, check_schema, is_shared
 from .supervisor import FUTILE
 from .traces import configured as traces_configured
 from .traces import flush as flush_traces
@@ -61,6 +62,7 @@ class Process:
         self._watch = Watch(self._post.row)
         self._traces: Traces | None = None
         self._target = conninfo(settings.database_url, application_name="outbox-worker")
+        self._shared = False
         self._stopping = asyncio.Event()
         self._code = 0
 
@@ -71,15 +73,16 @@ class Process:
             async with await psycopg.AsyncConnection.connect(self._target) as connection:
                 await check_schema(connection)
                 await check_keys(connection, self._settings.keyring)
+                self._shared = await is_shared(connection)
 
     async def run(self) -> int:
         """Work until `stop`; return the exit code."""
         await self.check()
         self._traces = traces_configured()
         async with AsyncExitStack() as stack:
-            pool = await stack.enter_async_context(_pool(self._target))
+            pool = await stack.enter_async_context(_pool(self._target, shared=self._shared))
             transport = await stack.enter_async_context(_transport(self._settings))
-            store = Store(pool)
+            store = Store(pool, shared=self._shared)
             await self._answer(stack, store)
             with _told():  # such as a standby, which takes no writes
                 await store.register(socket.gethostname(), os.getpid(), __version__)
@@ -134,7 +137,7 @@ class Process:
                 tasks.create_task(run("replay", replays.step, replay_bell)),
                 tasks.create_task(run("delivery", deliverer.step, deliverer.bell)),
             ]
-            listening = tasks.create_task(_listen(self._target, store.owner, deliverer))
+            listening = tasks.create_task(self._listen(store.owner, deliverer))
             beating = tasks.create_task(self._beat(deliverer))
             await self._stopping.wait()
             maintenance.stop()
@@ -162,6 +165,22 @@ class Process:
         except TimeoutError:
             logger.error("the last results could not be recorded: their leases will run out")  # noqa: TRY400
             self._code = 1
+
+    async def _listen(self, owner: int, deliverer: Deliverer) -> None:
+        """Hear of other workers' fan-outs. Behind a pooler nothing is heard: polling is left."""
+        if self._shared:
+            logger.info("a pooler stands before the database: settings go with each transaction")
+            return
+        while True:
+            with suppress(psycopg.Error):
+                async with await psycopg.AsyncConnection.connect(
+                    self._target, autocommit=True
+                ) as connection:
+                    await connection.execute(f"LISTEN {CHANNEL}")
+                    async for notice in connection.notifies():
+                        if notice.payload != str(owner):
+                            deliverer.look_around()
+            await asyncio.sleep(LISTEN_SECONDS)
 
     def stop(self) -> None:
         """Stop claiming, finish what is in flight, end; the second time end at once."""
@@ -206,30 +225,18 @@ def _transport(settings: Settings) -> AiohttpTransport:
     )
 
 
-def _pool(target: str) -> AsyncConnectionPool:
+def _pool(target: str, *, shared: bool = False) -> AsyncConnectionPool:
+    options = {"prepare_threshold": None} if shared else {}
     return AsyncConnectionPool(
         target,
         min_size=CONNECTIONS,
         max_size=CONNECTIONS,
         open=False,
-        configure=configure,
+        configure=None if shared else configure,
         timeout=10,
         reconnect_timeout=5,
-        kwargs={"autocommit": True},
+        kwargs={"autocommit": True, **options},
     )
-
-
-async def _listen(target: str, owner: int, deliverer: Deliverer) -> None:
-    """Hear of other workers' fan-outs. Without LISTEN (behind a pooler) polling is left."""
-    while True:
-        try:
-            async with await psycopg.AsyncConnection.connect(target, autocommit=True) as connection:
-                await connection.execute(f"LISTEN {CHANNEL}")
-                async for notice in connection.notifies():
-                    if notice.payload != str(owner):
-                        deliverer.look_around()
-        except psycopg.Error:
-            await asyncio.sleep(LISTEN_SECONDS)
 
 
 async def run_process(settings: Settings, post: Post | None = None, pipe: int | None = None) -> int:

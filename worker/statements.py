@@ -7,10 +7,14 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.rows import class_row, namedtuple_row
+
+from .session import TRANSACTION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
     from psycopg import AsyncConnection
     from psycopg_pool import AsyncConnectionPool
@@ -19,17 +23,37 @@ Row = TypeVar("Row")
 
 
 class Statements:
-    """What runs the statements of a store, for the process life `owner`."""
+    """What runs the statements of a store, for the process life `owner`.
 
-    def __init__(self, pool: AsyncConnectionPool) -> None:
+    `shared` says that sessions are not ours alone: each transaction makes its settings.
+    """
+
+    def __init__(self, pool: AsyncConnectionPool, *, shared: bool = False) -> None:
         self._pool = pool
+        self._shared = shared
         self.owner = 0
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection[Any]]:
         """Yield a connection in a transaction, for several statements."""
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._connection() as connection, connection.transaction():
+            if self._shared:
+                await connection.execute(TRANSACTION)
             yield connection
+
+    def single(self) -> AbstractAsyncContextManager[AsyncConnection[Any]]:
+        """Yield a connection for one statement, which is its own transaction if it can be."""
+        return self.transaction() if self._shared else self._connection()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
+        """Yield a connection of the pool; one to a standby is closed, so that the next is new."""
+        async with self._pool.connection() as connection:
+            try:
+                yield connection
+            except ReadOnlySqlTransaction:
+                await connection.close()
+                raise
 
     async def _all(
         self, name: str, values: dict[str, Any], *, connection: AsyncConnection[Any] | None = None
@@ -45,7 +69,7 @@ class Statements:
         self, name: str, values: dict[str, Any], row_factory: Any, connection: Any
     ) -> list[Any]:
         if connection is None:
-            async with self._pool.connection() as own:
+            async with self.single() as own:
                 return await self._run(name, values, row_factory, own)
         async with connection.cursor(row_factory=row_factory) as cursor:
             await cursor.execute(query(name), {**values, "owner": self.owner})

@@ -9,7 +9,6 @@ unless a method says otherwise; time is always the database's.
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -26,7 +25,6 @@ from .statements import query as query  # part of the store to those who use it
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
     from datetime import date, datetime
 
     from psycopg import AsyncConnection
@@ -97,7 +95,7 @@ class Store(ReplayStore):
 
         One transaction under the lock of the fan-out: nobody else can be at another event.
         """
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self.transaction() as connection:
             await self.lock_fan_out(connection)
             event_id = await self.oldest(connection)
             try:
@@ -139,7 +137,7 @@ class Store(ReplayStore):
 
     async def claim_limited(self, quotas: Mapping[str, int], lease: float) -> LimitedClaims:
         """Claim from lanes that have limits, at most what those leave of the given numbers."""
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self.transaction() as connection:
             lanes = await self.lock_throttles(connection, quotas)
             values = {"lanes": lanes, "quotas": [quotas[lane] for lane in lanes], "lease": lease}
             rows = await self._all("claim_limited", values, connection=connection) if lanes else []
@@ -222,8 +220,7 @@ class Store(ReplayStore):
         }
         values["again"] = again
         limited = [result for result in results if result.limited]
-        several = bool(gone or limited)
-        async with self._pool.connection() as connection, _together(connection, several):
+        async with self.transaction() if gone or limited else self.single() as connection:
             for id, (reason, tell) in sorted(gone.items()):
                 await self.disable(id, reason, tell=tell, connection=connection)
             recorded = await self._rows(Recorded, "record", values, connection=connection)
@@ -242,13 +239,6 @@ class Store(ReplayStore):
     async def promote_forgotten(self) -> int:
         """Let the next of subjects go whose head was not followed; return how many."""
         return int((await self._all("promote_forgotten", {}))[0].promoted)
-
-
-def _together(
-    connection: AsyncConnection[Any], several: bool
-) -> AbstractAsyncContextManager[object]:
-    """Return a transaction for several statements; one alone is its own, and quicker."""
-    return connection.transaction() if several else nullcontext()
 
 
 _FREE = frozenset(
@@ -281,14 +271,10 @@ async def check_keys(connection: AsyncConnection[Any], keyring: Keyring) -> None
     keyring.check(key_id for (key_id,) in rows)
 
 
-# Leaves the planner one plan, whatever its statistics say: nested loops over indexes,
-# made once for each connection.
-SESSION = """
-    SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
-    SET jit = off; SET plan_cache_mode = force_generic_plan; SET timezone = 'UTC'
-"""
+async def is_shared(connection: AsyncConnection[Any]) -> bool:
+    """Return whether a pooler stands before the server.
 
-
-async def configure(connection: AsyncConnection[Any]) -> None:
-    """Make the settings of a session that runs the statements here."""
-    await connection.execute(SESSION)
+    To its clients it tells a process id of its own making, as that of the session.
+    """
+    row = await (await connection.execute(query("is_shared"))).fetchone()
+    return row is not None and row[0] != connection.info.backend_pid

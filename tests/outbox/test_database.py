@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import psycopg
 import pytest
 from sqlalchemy import Connection, text
 
-from outbox import DatabaseUnavailable, SchemaMismatch
+from outbox import DatabaseUnavailable, SchemaMismatch, database
 from outbox.database import reason, translated
+from tests.factories import value
+
+if TYPE_CHECKING:
+    from tests.databases import Database
 
 AGAIN = 'connection to server at "::1", port 5432 failed: FATAL:  password authentication failed'
 SAID = {
@@ -45,3 +51,18 @@ def test_no_schema(db: Connection) -> None:
     """A table that is missing means a schema that is."""
     with pytest.raises(SchemaMismatch), translated():
         db.execute(text("SELECT * FROM outbox.nope"))
+
+
+def test_sessions_may_be_shared(committed_db: Database) -> None:
+    """An engine of ours leaves nothing behind in a session, and lets nothing be compiled."""
+    engine = database.engine(committed_db.url)
+    with engine.connect() as connection, connection.begin():
+        for _ in range(10):
+            assert value(connection, "SHOW jit") == "off"
+        assert value(connection, "SELECT count(*) FROM pg_prepared_statements") == 0
+        kept = connection.connection.driver_connection
+        assert kept is not None
+        kept.commit()
+        ours = kept.execute("SELECT source FROM pg_settings WHERE name = 'jit'").fetchone()
+        assert ours != ("session",)
+    engine.dispose()

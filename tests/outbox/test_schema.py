@@ -361,11 +361,12 @@ def test_upgrade_that_fails(cloned_db: Database) -> None:
 
 
 @pytest.mark.clone
-def test_upgrade_from_version_1(cloned_db: Database) -> None:
-    """A database of version 1 becomes, by upgrades, what schema.sql installs; data stays."""
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_upgrade_from(cloned_db: Database, version: int) -> None:
+    """A database of an older version becomes what schema.sql installs; no host has to wait."""
     new = catalog(cloned_db)
     drop(cloned_db)
-    old = Path(__file__).with_name("schema_of_version_1.sql").read_text()
+    old = Path(__file__).with_name(f"schema_of_version_{version}.sql").read_text()
     with cloned_db.engine.begin() as connection:
         connection.exec_driver_sql(old, execution_options={"no_parameters": True})
         connection.execute(
@@ -373,10 +374,20 @@ def test_upgrade_from_version_1(cloned_db: Database) -> None:
             INSERT INTO outbox.subscription (url, types) VALUES ('https://example.com/', '{*}')
         """)
         )
-        assert schema.apply(connection) == 1
+    with cloned_db.engine.begin() as connection:
+        assert schema.apply(connection) == version
         assert subscriptions.list_subscriptions(connection)[0].schemes == ("standard",)
+        assert rows(connection, KEEPS_HOSTS_WAITING) == []
 
     assert catalog(cloned_db) == new
+
+
+KEEPS_HOSTS_WAITING = """
+SELECT relation::regclass::text, mode FROM pg_locks
+WHERE pid = pg_backend_pid()
+    AND relation::regclass::text ~ '^outbox[.]event(_queue|_key|_default|_[0-9]+)?$'
+    AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+"""
 
 
 def catalog(database: Database) -> dict[str, set[tuple[Any, ...]]]:

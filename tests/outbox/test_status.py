@@ -65,7 +65,8 @@ def reads(connection: Connection) -> Counter[str]:
     """Rows of each big table that this session has read, as far as it has not reported them."""
     found = connection.execute(
         text("""
-        SELECT split_part(relname, '_2', 1), sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::int
+        SELECT regexp_replace(relname, '_(default|[0-9]+)$', ''),
+            sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::int
         FROM pg_stat_xact_user_tables WHERE schemaname = 'outbox' GROUP BY 1""")
     )
     return Counter({row[0]: row[1] for row in found})

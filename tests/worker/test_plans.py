@@ -14,7 +14,8 @@ import psycopg
 import pytest
 
 from outbox.worker.rows import Result
-from outbox.worker.store import SESSION, query
+from outbox.worker.session import SESSION
+from outbox.worker.store import query
 from tests.databases import NAME, clone
 
 if TYPE_CHECKING:

@@ -504,6 +504,19 @@ def test_a_stale_success_ends_it(fleet: Fleet) -> None:
     assert fleet.queue() == []
 
 
+def test_a_result_of_a_delivery_that_is_not_there(fleet: Fleet) -> None:
+    """After a failover that lost it: its result is left out, the others of the batch stand."""
+    (claim,) = claimed(fleet)
+    recorded = fleet.record(
+        fleet.a, result(claim._replace(delivery_id=str(UUID(int=7)))), result(claim)
+    )
+
+    assert [(each.delivery_id, each.outcome) for each in recorded] == [
+        (claim.delivery_id, "delivered")
+    ]
+    assert [outcome for _, outcome, _ in fleet.attempts()] == ["delivered"]
+
+
 def test_two_successes_end_it_once(fleet: Fleet) -> None:
     """Two 2xx for one delivery: the first ends it, the second is late."""
     stale, fresh = taken_over(fleet)

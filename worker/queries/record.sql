@@ -1,7 +1,8 @@
 -- Records what attempts came to: one statement for a batch. The fence is lease_owner and
 -- attempt: who lost the claim changes nothing and is recorded as late. A 2xx is a fact
 -- and ends the delivery whoever brings it. `again` says that the answer to an earlier
--- run was lost: what that run did record is left as it is.
+-- run was lost: what that run did record is left as it is. What comes late for a delivery
+-- that is not there, because a standby took over that had not heard of it, is left out.
 --
 -- The health of their subscriptions goes with it. Where one of a batch succeeded, its
 -- failures in the same batch say nothing. Deliveries of operational events neither count
@@ -65,6 +66,8 @@ SELECT delivery_id, attempt, CASE WHEN in_time THEN outcome ELSE 'late' END, %(o
     revision, started_at, duration_ms, dns_ms, connect_ms, tls_ms, first_byte_ms, body_ms,
     status, error_class, error, response_headers, response_body,
     CASE WHEN in_time AND outcome = 'retry' THEN now() + make_interval(secs => delay) END
-FROM judged
+FROM judged j
 WHERE (SELECT count(*) FROM noted) >= 0  -- lets it happen
+    AND CASE WHEN in_time THEN true ELSE coalesce(
+        (SELECT true FROM outbox.delivery d WHERE d.id = j.delivery_id LIMIT 1), false) END
 RETURNING delivery_id::text, attempt, outcome, extract(epoch FROM due_at - now())::float8 AS due_in

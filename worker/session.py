@@ -1,0 +1,29 @@
+"""What the worker's statements need of a session, also where sessions are shared.
+
+A pooler in transaction mode (PgBouncer) gives each transaction whichever session is free,
+and to a host the next moment. Settings of a session would be missing where we need them and
+be found by a host that never asked for them, and so would prepared statements and LISTEN.
+There the settings are made for each transaction, and the other two are done without.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+# Leaves the planner one plan, whatever its statistics say: nested loops over indexes,
+# made once for each connection.
+_SETTINGS = {
+    "enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off",
+    "jit": "off", "plan_cache_mode": "force_generic_plan", "timezone": "UTC",
+}  # fmt: skip
+
+SESSION = "; ".join(f"SET {name} = {value}" for name, value in _SETTINGS.items())
+TRANSACTION = "; ".join(f"SET LOCAL {name} = {value}" for name, value in _SETTINGS.items())
+
+
+async def configure(connection: AsyncConnection[Any]) -> None:
+    """Make the settings of a session that is ours alone."""
+    await connection.execute(SESSION)
