@@ -138,6 +138,7 @@ def crash_postgresql_thrice(run: Run) -> bool:
 
 def kill_backends(run: Run) -> bool:
     """All connections of workers are ended by the server."""
+    run.fleet.ready()
     run.fleet.lost()
     return len(eventually(lambda: run.ask(servers.END_WORKERS), 15)) > 0
 
@@ -146,6 +147,7 @@ def cut(where: str, number: int = 5) -> Fault:
     """The next statements of workers are cut off by the proxy."""
 
     def fault(run: Run) -> bool:
+        run.fleet.ready()
         run.fleet.lost()
         before = run.proxy.cuts[where]
         run.proxy.cut(where, number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from tests.helpers import happens
 from tests.receiver import Answer
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def _moody(run: Run, mood: Answer, seconds: float) -> bool:
     before = run.moody
     run.mood = mood
     time.sleep(seconds)
+    came = happens(lambda: run.moody > before)
     run.mood = None
-    return run.moody > before
+    return came
 
 
 REFUSED = "SELECT count(*) FROM outbox.attempt WHERE error_class = 'connect'"

@@ -73,6 +73,8 @@ def restart_in_a_loop(run: Run) -> bool:
 def fill_the_disk(run: Run) -> bool:
     """The disk of the queues is full for a while. Needs the right to mount one."""
     before = said(run, NO_SPACE)
+    run.fleet.lost()  # results wait for their record, and leases run out, of both workers
+    run.fleet.lost()
     with ExitStack() as stack:
         disk = _mounted(run, stack)
         if disk is None:
