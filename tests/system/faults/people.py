@@ -107,6 +107,7 @@ def is_free(run: Run, day: date) -> bool:
 
 PAST = """
 INSERT INTO outbox.event (id, type, data)
-SELECT outbox.uuid7_floor(CAST(:day AS date) + random() * interval '86000 s'), 'invoice.paid', '{"n": 1}'
+SELECT outbox.uuid7_floor(CAST(:day AS date) + random() * interval '86000 s'),
+    'invoice.paid', '{"n": 1}'
 FROM generate_series(1, 20) RETURNING id
 """
