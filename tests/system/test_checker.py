@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 EDIT = """
-from outbox.worker import crash, store
-real = store.query
+from outbox.worker import crash, statements, store
+real = statements.query
 def edit(which, old, new):
     def query(name):
         text = real(name)
@@ -31,7 +31,7 @@ def edit(which, old, new):
             assert old in text, which
             return text.replace(old, new)
         return text
-    store.query = query
+    statements.query = query
 """
 
 
