@@ -13,20 +13,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Text, Uuid, cast, delete, false, func, insert, literal, select
+from sqlalchemy import Text, Uuid, cast, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from . import fleet
 from .delivery_filter import possible_states
+from .endings import cancelled
 from .errors import InvalidInput, WrongState
 from .repairs import BEGINNING, SLICE, Done, Plan, chosen, named, next_ids, now_as_id, one_of
-from .tables import attempt, delivery_queue, limited_claim, throttle
+from .tables import delivery_queue, throttle
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from uuid import UUID
 
-    from sqlalchemy import Connection, Select
+    from sqlalchemy import Connection
 
     from .delivery_filter import DeliveryFilter
     from .subscriptions import Author
@@ -65,7 +66,8 @@ def cancel_some(
     """
     ids = next_ids(connection, plan, done, limit)
     _hold_limits(connection, ids)
-    gone = connection.execute(_end(ids, f"cancelled by {by.actor}" + _because(reason))).all()
+    why = f"cancelled by {by.actor}" + _because(reason)
+    gone = connection.execute(cancelled(delivery_queue.c.delivery_id == one_of(ids), why)).all()
     heads = [row for row in gone if row.subject is not None and not row.in_flight]
     if heads:
         _promote(connection, heads)
@@ -99,43 +101,6 @@ def _hold_limits(connection: Connection, ids: Collection[UUID]) -> None:
         .order_by(throttle.c.subscription_id)
         .with_for_update()
     )
-
-
-def _end(ids: Collection[UUID], why: str) -> Select[Any]:
-    """Return the statement that ends deliveries, and returns their subjects.
-
-    Who died with one in hand gets its `lost`. A claim that is still in flight goes on
-    counting against the limits, until its worker has recorded it or its lease is over.
-    """
-    queue = delivery_queue.c
-    taken = (
-        select(queue.delivery_id)
-        .where(queue.delivery_id == one_of(ids))
-        .with_for_update(skip_locked=True)
-        .cte("taken")
-    )
-    in_flight = func.coalesce(queue.lease_until > func.now(), false())
-    gone = (
-        delete(delivery_queue)
-        .where(queue.delivery_id.in_(select(taken.c.delivery_id)))
-        .returning(*delivery_queue.c, in_flight.label("in_flight"))
-        .cte("gone")
-    )
-    row = gone.c
-    lost = select(
-        row.delivery_id, row.attempt, literal("lost"), row.lease_owner, literal(_LOST)
-    ).where(row.lease_owner.is_not(None), ~row.in_flight)
-    end = select(row.delivery_id, row.attempt, literal("cancelled"), literal(why))
-    settled = select(row.delivery_id).where(~row.in_flight)
-    return select(row.subscription_id, row.subject, row.in_flight).add_cte(
-        insert(attempt).from_select([*_ATTEMPT, "worker_id", "error"], lost).cte("lost"),
-        insert(attempt).from_select([*_ATTEMPT, "error"], end).cte("ended"),
-        delete(limited_claim).where(limited_claim.c.delivery_id.in_(settled)).cte("settled"),
-    )
-
-
-_ATTEMPT = ("delivery_id", "attempt", "outcome")
-_LOST = "the worker stopped before it recorded an answer"
 
 
 def _promote(connection: Connection, heads: Collection[Any]) -> None:

@@ -150,6 +150,7 @@ def retry_some(
     dead one holds up its subject, the new one takes its place there.
     """
     ids = next_ids(connection, plan, done, limit)
+    _hold_subscriptions(connection, ids)
     due_now = connection.execute(_make_due(ids)).rowcount
     _one_at_a_time(connection)
     ended = connection.execute(_ended_pairs(one_of(ids))).all()
@@ -181,6 +182,21 @@ def _waits_for_its_time() -> ColumnElement[bool]:
     queue = delivery_queue.c
     free = or_(queue.lease_until.is_(None), queue.lease_until <= func.now())
     return and_(queue.due_at > func.now(), queue.due_at < INFINITY, free)
+
+
+def _hold_subscriptions(connection: Connection, ids: Collection[UUID]) -> None:
+    """Keep their subscriptions as they are, before anything of theirs is taken in hand.
+
+    It is the order of those who change or remove one.
+    """
+    theirs = select(delivery.c.subscription_id).where(delivery.c.id == one_of(ids))
+    columns = subscription.c
+    connection.execute(
+        select(columns.id)
+        .where(columns.id.in_(theirs))
+        .order_by(columns.id)
+        .with_for_update(read=True)
+    )
 
 
 def _make_due(ids: Collection[UUID]) -> Update:

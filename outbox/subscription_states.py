@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import CTE, Text, Uuid, cast, delete, func, insert, literal, select
+from sqlalchemy import Text, Uuid, cast, delete, func, insert, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from . import health
 from .encoding import encode
+from .endings import cancelled
 from .subscription_changes import lock, record, write
 from .tables import (
-    attempt,
     blocked_subject,
     delivery_queue,
     event,
@@ -71,7 +71,11 @@ def resume(connection: Connection, id: UUID, *, by: Author) -> Subscription:
 
 
 def remove(connection: Connection, id: UUID, *, by: Author) -> Subscription:
-    """End it for good: its open deliveries are cancelled, its secrets are deleted."""
+    """End it for good: its open deliveries are cancelled, its secrets are deleted.
+
+    What a worker is just at is not waited for: workers cancel it within a minute, unless its
+    result ends it.
+    """
     reason = f"removed by {by.actor}"
     removed = _change_state(connection, id, "removed", STANDING, reason, by)
     connection.execute(delete(subscription_type).where(subscription_type.c.subscription_id == id))
@@ -106,22 +110,13 @@ def _promote(ids: list[UUID], subjects: list[str]) -> ColumnElement[int]:
 
 
 def cancel_open(connection: Connection, id: UUID, reason: str) -> int:
-    """End every open delivery of subscription `id` as cancelled; return how many."""
-    gone = _deleted_deliveries(id)
-    cancelled = select(
-        gone.c.delivery_id, gone.c.attempt, literal("cancelled"), literal(reason, Text)
-    )
-    columns = ["delivery_id", "attempt", "outcome", "error"]
-    return connection.execute(insert(attempt).from_select(columns, cancelled)).rowcount
+    """End the open deliveries of subscription `id` as cancelled; return how many.
 
-
-def _deleted_deliveries(id: UUID) -> CTE:
-    return (
-        delete(delivery_queue)
-        .where(delivery_queue.c.subscription_id == id)
-        .returning(delivery_queue.c.delivery_id, delivery_queue.c.attempt)
-        .cte("gone")
-    )
+    Those that a worker is just at are left to it.
+    """
+    gone = cancelled(delivery_queue.c.subscription_id == id, reason).subquery()
+    count: int = connection.execute(select(func.count()).select_from(gone)).scalar_one()
+    return count
 
 
 _VERBS = {"active": "resumed", "paused": "paused", "disabled": "disabled", "removed": "removed"}

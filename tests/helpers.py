@@ -27,6 +27,14 @@ def eventually(check: Callable[[], T | Literal[False] | None], timeout: float = 
     return value
 
 
+def happens(check: Callable[[], bool], timeout: float = 15.0) -> bool:
+    """Whether `check` comes to be true within `timeout`."""
+    try:
+        return eventually(check, timeout)
+    except AssertionError:
+        return False
+
+
 class Worker:
     """A running `outbox-worker`; its log is read as it comes."""
 

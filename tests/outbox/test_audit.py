@@ -6,16 +6,19 @@ test also says that what was done to the others is not taken for this.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from outbox import audit
 from tests.databases import NAME, clone
-from tests.factories import rows
+from tests.factories import rows, value
+from tests.helpers import eventually
 
 from .damages import DAMAGES
 from .world import World, make_good
@@ -158,3 +161,36 @@ def projections(engine: Engine) -> list[tuple[Any, ...]]:
 
 
 _VERSIONS = "SELECT t.xmin::text, t::text FROM outbox.{0} t ORDER BY 2"
+
+
+@pytest.mark.clone
+@pytest.mark.slow
+def test_a_key_that_two_take_at_once(cloned_db: Database) -> None:
+    """PostgreSQL counts the one that comes second as deleted; no fact was changed."""
+    together = threading.Barrier(4)
+
+    def take() -> None:
+        with psycopg.connect(cloned_db.url, autocommit=True) as connection:
+            for number in range(1_500):
+                together.wait()
+                connection.execute(TAKE, {"key": str(number)})
+
+    hosts = [threading.Thread(target=take) for _ in range(4)]
+    for host in hosts:
+        host.start()
+    for host in hosts:
+        host.join()
+
+    def taken_back() -> int:
+        with cloned_db.engine.connect() as connection:
+            return int(value(connection, TAKEN_BACK))
+
+    assert eventually(taken_back) > 0
+    assert "facts_changed" not in examine(cloned_db.engine).found
+
+
+TAKE = """
+INSERT INTO outbox.event_key (tenant, key, event_id, digest)
+VALUES ('', %(key)s, outbox.uuid7(), 'x') ON CONFLICT DO NOTHING
+"""
+TAKEN_BACK = "SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = 'event_key'"

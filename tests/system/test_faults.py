@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .faults import faults
+from .faults import faults, people, receivers, servers
 from .faults.checker import check
 from .faults.run import Run
 
@@ -27,6 +27,16 @@ SETS: dict[str, Sequence[faults.Fault]] = {
     "connections": [faults.cut("before"), faults.cut("after"), faults.use_up_connections],
     "locks": [faults.lock_the_queue, faults.read_only, faults.kill_backends],
     "operator": [faults.pause_and_resume, faults.rotate_a_secret, faults.kill_a_worker],
+    "timeouts": [servers.statement_timeout, servers.lock_timeout, servers.restart_in_a_loop],
+    "stops": [faults.stop_a_worker_twice, *faults.HERE],
+    "receivers": [receivers.refuse, receivers.reset, receivers.truncate, receivers.hang],
+    "people": [
+        people.remove_and_add,
+        people.edit_a_url,
+        people.switch_limits,
+        people.cancel_and_retry,
+        people.prune_a_day,
+    ],
     "replays": [
         faults.replay_all,
         faults.kill_a_worker,

@@ -1,9 +1,23 @@
 -- A fan-out that began before a subscription was removed, and ended after, leaves open
--- deliveries that nobody would ever claim. They are cancelled like the others.
-WITH gone AS (
-    DELETE FROM outbox.delivery_queue q USING outbox.subscription s
-    WHERE q.subscription_id = s.id AND s.state = 'removed'
-    RETURNING q.delivery_id, q.attempt, s.state_reason
+-- deliveries that nobody would ever claim, and so does a worker that was just at them. They
+-- are cancelled like the others; what somebody is at again has its turn the next time.
+WITH taken AS MATERIALIZED (
+    SELECT q.delivery_id
+    FROM outbox.delivery_queue q JOIN outbox.subscription s ON s.id = q.subscription_id
+    WHERE s.state = 'removed'
+    FOR UPDATE OF q SKIP LOCKED
+), gone AS (
+    DELETE FROM outbox.delivery_queue q USING taken t, outbox.subscription s
+    WHERE q.delivery_id = t.delivery_id AND s.id = q.subscription_id
+    RETURNING q.delivery_id, q.attempt, q.lease_owner, q.lease_until > now() AS in_flight,
+        s.state_reason
+), lost AS (
+    INSERT INTO outbox.attempt (delivery_id, attempt, outcome, worker_id, error)
+    SELECT delivery_id, attempt, 'lost', lease_owner, 'the worker stopped before it recorded an answer'
+    FROM gone WHERE NOT in_flight
+), settled AS (
+    DELETE FROM outbox.limited_claim c USING gone g
+    WHERE c.delivery_id = g.delivery_id AND NOT g.in_flight
 ), cancelled AS (
     INSERT INTO outbox.attempt (delivery_id, attempt, outcome, error)
     SELECT delivery_id, attempt, 'cancelled', state_reason FROM gone

@@ -38,6 +38,8 @@ class Wish:
     tenant: str | None
     ordered: bool
     constant: bool  # neither removed nor paused for good: it gets everything
+    leaves: bool = False  # it may be removed
+    whole: bool = True  # it was there from the beginning
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,14 @@ class Evidence:
     faults: Mapping[str, int]  # how often each was to fire, and did
     most_in_flight: int  # requests that all faults together may have cut off
     logs: list[str]
+    audited: list[str]  # what the audit found
 
 
 def check(evidence: Evidence) -> list[str]:
     """Return the findings, none if every promise was kept."""
     checks = (
         committed, fanned_out, ended_once, numbered, judged_once, delivered_is_2xx, accounted_for,
-        repeated, same_bytes, in_order, quiet_logs,
+        repeated, same_bytes, in_order, quiet_logs, adds_up,
     )  # fmt: skip
     return [finding for each in checks for finding in each(evidence)]
 
@@ -89,10 +92,14 @@ def fanned_out(evidence: Evidence) -> Iterator[str]:
         for event, (type, tenant, _) in evidence.events.items()
         if type.startswith(wish.prefix) and wish.tenant in (None, tenant)
     }
-    due = {(event, to) for event, to in owed if evidence.wishes[to].constant}
+    due = {(event, to) for event, to in owed if _gets_all(evidence.wishes[to])}
     yield from _named("P2 a delivery is missing", due - made)
     ours = {(event, to) for event, to in made if event in evidence.events}
     yield from _named("P2 a delivery that nobody asked for", ours - owed)
+
+
+def _gets_all(wish: Wish) -> bool:
+    return wish.constant and wish.whole
 
 
 def ended_once(evidence: Evidence) -> Iterator[str]:
@@ -213,6 +220,12 @@ def quiet_logs(evidence: Evidence) -> Iterator[str]:
         if "Traceback" in line:
             told = next((each for each in evidence.logs[number + 1 :] if each[:1].strip()), "")
             yield f"a traceback in a log: {told}"
+
+
+def adds_up(evidence: Evidence) -> Iterator[str]:
+    """The audit finds that the projections follow from the facts."""
+    for finding in evidence.audited:
+        yield f"audit {finding}"
 
 
 def _named(what: str, ids: Iterable[object]) -> Iterator[str]:

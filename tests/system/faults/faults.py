@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -12,8 +13,9 @@ import psycopg
 from outbox import replays, subscriptions
 from outbox.replays import Selection
 from tests.factories import BY
-from tests.helpers import eventually
+from tests.helpers import eventually, happens
 
+from . import people, receivers, servers
 from .workers import LEASE
 
 if TYPE_CHECKING:
@@ -22,10 +24,6 @@ if TYPE_CHECKING:
     from .run import Run
 
     Fault = Callable[[Run], bool]
-
-END_WORKERS = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'outbox-worker'
-"""
 
 
 def named(fault: Fault, name: str) -> Fault:
@@ -58,6 +56,31 @@ def stop_a_worker(run: Run) -> bool:
     code = worker.terminate()
     run.fleet.start(2)
     return code == 0
+
+
+def stop_a_worker_twice(run: Run) -> bool:
+    """SIGTERM with requests in flight, and again at once: they are given up."""
+    worker = run.fleet.one()
+    run.fleet.lost()
+    worker.wait_for_line("started")
+    happens(lambda: bool(run.ask(IN_FLIGHT.format(worker.pid))))
+    os.kill(worker.pid, signal.SIGTERM)
+    worker.wait_for_line("stopping")
+    worker.terminate()
+    run.fleet.start(2)
+    return any("stopped at once" in line for line in worker.lines)
+
+
+def clock_off(run: Run) -> bool:
+    """The clock of a worker is an hour ahead; leases do not care, its signatures are dated so."""
+    worker = run.fleet.add(
+        LD_PRELOAD=str(FAKETIME), FAKETIME="+3600s", FAKETIME_DONT_FAKE_MONOTONIC="1"
+    )
+    run.clocks.append(HOUR)
+    ahead = time.time() + HOUR / 2
+    came = happens(lambda: any(at > ahead for at in run.dates()))
+    worker.terminate()
+    return came
 
 
 def stall_a_worker(run: Run) -> bool:
@@ -115,14 +138,16 @@ def crash_postgresql_thrice(run: Run) -> bool:
 
 def kill_backends(run: Run) -> bool:
     """All connections of workers are ended by the server."""
+    run.fleet.ready()
     run.fleet.lost()
-    return len(eventually(lambda: run.ask(END_WORKERS), 15)) > 0
+    return len(eventually(lambda: run.ask(servers.END_WORKERS), 15)) > 0
 
 
 def cut(where: str, number: int = 5) -> Fault:
     """The next statements of workers are cut off by the proxy."""
 
     def fault(run: Run) -> bool:
+        run.fleet.ready()
         run.fleet.lost()
         before = run.proxy.cuts[where]
         run.proxy.cut(where, number)
@@ -222,10 +247,21 @@ def crash_in_a_replay(point: str) -> Fault:
     return named(fault, f"crash at {point}")
 
 
+HOUR = 3600.0  # seconds
+FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+HERE: tuple[Fault, ...] = (  # what this machine may not be able to do
+    *([clock_off] if FAKETIME else []),
+    *([servers.fill_the_disk] if servers.can_mount() else []),
+)
+
 ALL: tuple[Fault, ...] = (
-    kill_a_worker, stop_a_worker, stall_a_worker, crash_postgresql, crash_postgresql_thrice,
-    kill_backends, cut("before"), cut("after"), lock_the_queue, use_up_connections, read_only,
-    pause_and_resume, rotate_a_secret, replay_all, crash_in_a_replay("replay"),
-    crash_in_a_replay("replayed"),
-    *CRASHES,
+    kill_a_worker, stop_a_worker, stop_a_worker_twice, stall_a_worker,
+    crash_postgresql, crash_postgresql_thrice, servers.restart_in_a_loop, kill_backends,
+    cut("before"), cut("after"), lock_the_queue, servers.statement_timeout, servers.lock_timeout,
+    use_up_connections, read_only,
+    receivers.refuse, receivers.reset, receivers.truncate, receivers.hang,
+    pause_and_resume, rotate_a_secret, people.remove_and_add, people.edit_a_url,
+    people.switch_limits, people.cancel_and_retry, people.prune_a_day,
+    replay_all, crash_in_a_replay("replay"), crash_in_a_replay("replayed"),
+    *CRASHES, *HERE,
 )  # fmt: skip

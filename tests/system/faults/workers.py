@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from tests.helpers import Worker, environment
+from tests.helpers import Worker, environment, eventually
 
 if TYPE_CHECKING:
     from .run import Run
@@ -42,6 +42,15 @@ class Fleet:
         self.workers = [worker for worker in self.workers if self._lives(worker)]
         while len(self.workers) < number:
             self.add()
+
+    def ready(self) -> None:
+        """Let two run that have begun to work: one that found no database has ended."""
+
+        def begun() -> bool:
+            self.start(2)
+            return all(any("started" in line for line in w.lines) for w in self.workers)
+
+        eventually(begun, 30)
 
     def add(self, **variables: str) -> Worker:
         """Start one more, with variables of the environment."""
