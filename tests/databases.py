@@ -154,17 +154,30 @@ def clone(template: NoopExecutor, name: str) -> Iterator[Database]:
 def empty(database: Database) -> None:
     """Delete all rows, also those that triggers protect; fail if a test left a lock behind."""
     with database.engine.begin() as connection:
-        connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
-        connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
-        for table in connection.exec_driver_sql(_TABLES).scalars().all():
-            connection.exec_driver_sql(f"DELETE FROM outbox.{table}")  # noqa: S608 - quoted
-        connection.exec_driver_sql("INSERT INTO outbox.retention DEFAULT VALUES")
+        connection.exec_driver_sql(_EMPTY, execution_options={"no_parameters": True})
 
 
-_TABLES = """
-SELECT quote_ident(relname) FROM pg_class
-WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'p')
-  AND NOT relispartition AND relname <> 'schema_version'
+_EMPTY = """
+DO $$
+DECLARE
+    the_table text;
+    filled    boolean;
+BEGIN
+    SET LOCAL session_replication_role = replica;
+    SET LOCAL lock_timeout = '5s';
+    FOR the_table IN
+        SELECT c.relname FROM pg_class c
+        WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind IN ('r', 'p')
+            AND NOT c.relispartition AND c.relname NOT IN ('schema_version', 'retention')
+    LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM outbox.%I)', the_table) INTO filled;
+        IF filled THEN
+            EXECUTE format('DELETE FROM outbox.%I', the_table);
+        END IF;
+    END LOOP;
+    UPDATE outbox.retention SET keep = NULL, actor = NULL, command = NULL WHERE actor IS NOT NULL;
+END
+$$
 """
 
 
