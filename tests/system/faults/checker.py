@@ -174,15 +174,19 @@ def extra(evidence: Evidence) -> int:
 
 
 def repeated(evidence: Evidence) -> Iterator[str]:
-    """P5: what came again after a 2xx is no more than faults cut off, and each is on record."""
+    """P5: what came again after a 2xx is no more than faults cut off, and each is on record.
+
+    On record is an attempt whose worker was gone, came too late, or stood still until its
+    deadline was over, and so never saw the answer.
+    """
     again = extra(evidence)
-    lost = sum(
-        outcome in {"lost", "late"}
+    unseen = sum(
+        outcome in {"lost", "late"} or (outcome == "retry" and status is None)
         for found in evidence.attempts.values()
-        for _, outcome, _ in found
+        for _, outcome, status in found
     )
-    if again > lost:
-        yield f"P5 {again} requests were repeated, {lost} attempts were lost or late"
+    if again > unseen:
+        yield f"P5 {again} requests were repeated, {unseen} attempts saw no answer in time"
     if again > evidence.most_in_flight:
         yield f"P5 {again} requests were repeated, {evidence.most_in_flight} were in flight"
 
