@@ -12,7 +12,7 @@ from outbox.keyring import Keyring
 if TYPE_CHECKING:
     from .proxy import Proxy
 
-FLUSH_SECONDS = 0.04  # how long a result waits for others to be recorded with it
+FLUSH_SECONDS = 0.02  # how long a result waits for others to be recorded with it
 FLUSH_SIZE = 500
 FAN_OUT_SIZE = 500  # events in one statement
 START_MARGIN = 5.0  # seconds of a lease kept free for recording after the deadline
