@@ -13,11 +13,11 @@ import pytest
 from .faults import faults
 from .faults.checker import check
 from .faults.run import Run
+from .pg import own_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .pg import Cluster
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
@@ -130,15 +130,20 @@ attempt.build = build
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_the_checker_turns_red(own_cluster: Cluster, name: str) -> None:
+def test_the_checker_turns_red(name: str) -> None:
     """A product that is broken in this way is found out, by the promise that it breaks."""
     mutation = MUTATIONS[name]
-    run = Run(
-        own_cluster, seed=1, mutation=EDIT + mutation.code, patience=8,
-        refusals=mutation.refusals,
-    )  # fmt: skip
-    found = check(run.play(mutation.faults, seconds=mutation.seconds))
+    red: list[str] = []
+    for seed in (1, 2):  # whether a broken product is caught in the act is a matter of chance
+        with own_cluster() as cluster:
+            run = Run(
+                cluster, seed, mutation=EDIT + mutation.code, patience=8,
+                refusals=mutation.refusals,
+            )  # fmt: skip
+            found = check(run.play(mutation.faults, seconds=mutation.seconds))
+        red += [finding for finding in found if finding.startswith(mutation.finding)]
+        if red:
+            break
 
-    red = [finding for finding in found if finding.startswith(mutation.finding)]
     print(f"{name}: {next(iter(red), 'nothing')}")  # noqa: T201 - shown with -s
     assert red != []
