@@ -23,6 +23,10 @@ _SETTINGS = {
 SESSION = "; ".join(f"SET {name} = {value}" for name, value in _SETTINGS.items())
 TRANSACTION = "; ".join(f"SET LOCAL {name} = {value}" for name, value in _SETTINGS.items())
 
+# For an event that is judged: a short statement_timeout of the role, or somebody's lock on a
+# table, is no fault of the event. Who waits for a lock gives up first, and tries again.
+JUDGING = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '30s'"
+
 
 async def configure(connection: AsyncConnection[Any]) -> None:
     """Make the settings of a session that is ours alone."""

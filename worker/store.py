@@ -21,6 +21,7 @@ from .claim import Claim
 from .faults import in_a_line, is_data
 from .replay_store import ReplayStore
 from .rows import FannedOut, Lane, LimitedClaims, Recipient, Recorded, Result
+from .session import JUDGING
 from .statements import query as query  # part of the store to those who use it
 
 if TYPE_CHECKING:
@@ -94,8 +95,10 @@ class Store(ReplayStore):
         """Fan out the oldest event alone; if it is at fault, set it aside with its error.
 
         One transaction under the lock of the fan-out: nobody else can be at another event.
+        What it may take is set here, whatever the role may: it is at fault after 30 seconds.
         """
         async with self.transaction() as connection:
+            await connection.execute(JUDGING)
             await self.lock_fan_out(connection)
             event_id = await self.oldest(connection)
             try:

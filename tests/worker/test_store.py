@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -25,7 +26,9 @@ from tests.logs import CANARY
 from .conftest import LEASE, Fleet, result, until
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from psycopg import AsyncConnection
 
 NO_LANE = str(UUID(int=0))
 
@@ -247,6 +250,46 @@ def test_an_outage_sets_nothing_aside(fleet: Fleet) -> None:
     fleet.execute("DROP FUNCTION outbox.break_fan_out() CASCADE")
 
     assert set_aside(fleet) == []
+
+
+class Hurried(Store):
+    """A store whose role may take a twentieth of a second for a statement."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store._pool)
+        self.owner = store.owner
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
+        async with super()._connection() as connection:
+            await connection.execute("SET statement_timeout = '50ms'")
+            try:
+                yield connection
+            finally:
+                await connection.execute("RESET statement_timeout")
+
+
+def test_a_lock_sets_nothing_aside(fleet: Fleet) -> None:
+    """An event that waits for a table is not at fault, however short the role's timeout is."""
+    add(fleet)
+    fleet.emit()
+    hurried = Hurried(fleet.a)
+
+    async def step_while_locked() -> None:
+        with psycopg.connect(fleet.database.url) as other:
+            other.execute("LOCK TABLE outbox.delivery_queue IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                await hurried.fan_out(1)
+            step = asyncio.create_task(one_by_one(hurried).step())
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(step), 0.2)  # four times the timeout
+            other.rollback()
+        await step
+
+    fleet.run(step_while_locked())
+
+    assert set_aside(fleet) == []
+    assert fleet.value("SELECT count(*) FROM outbox.delivery") == 1
 
 
 # Claims.
