@@ -83,7 +83,7 @@ class Wait(NamedTuple):
 
 def in_threads(base: Database, load: Load, seen: Callable[[int], None]) -> list[Wait]:
     """Emit and wait in so many threads."""
-    engine = create_engine(_url(base), pool_size=POOL)
+    engine = create_engine(_url(base), pool_size=POOL, max_overflow=0)
     count = Counter(seen)
 
     def emit_and_wait(event: Event) -> Wait:
@@ -111,7 +111,7 @@ def in_a_loop(base: Database, load: Load, seen: Callable[[int], None]) -> list[W
 
 
 async def _in_a_loop(base: Database, load: Load, count: Counter) -> list[Wait]:
-    engine = create_async_engine(_url(base), pool_size=POOL)
+    engine = create_async_engine(_url(base), pool_size=POOL, max_overflow=0)
     todo, waits = iter(events(load.waits)), list[Wait]()
 
     async def go_on() -> None:
