@@ -147,7 +147,7 @@ def _watched(begun: Replay, *, quiet: bool) -> Replay:
         with nullcontext() if quiet else output.Bar("replay", begun.counted) as bar:
             ended = _watch(begun, bar)
     except KeyboardInterrupt:
-        output.note(f"It goes on; `outbox replays cancel {begun.id}` ends it.")
+        output.note(f"It goes on until: outbox replays cancel {begun.id}")
         raise
     if ended.state != "done":
         raise Failure(f"replay {ended.id} is {ended.state}: {ended.error}")

@@ -195,7 +195,7 @@ def test_ctrl_c_leaves_it_running(cli: Cli, subscription: UUID, at_each_pause: A
 
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-2:] == [
-        f"It goes on; `outbox replays cancel {running['id']}` ends it.",
+        f"It goes on until: outbox replays cancel {running['id']}",
         "Error: interrupted",
     ]
 
