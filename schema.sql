@@ -1319,12 +1319,12 @@ $$;
 
 -- Makes the partitions of the facts for today (UTC) and the days ahead; returns how many
 -- it made. Workers call it every hour. A new table is made first and then attached,
--- which lets hosts go on inserting; it waits no longer than two seconds for anyone, and
--- fails rather. A day whose rows already went to the DEFAULT partition is left there until
--- it is over; then drain_default brings them home.
+-- which lets hosts go on inserting; it waits half a second for anyone, which is before
+-- PostgreSQL looks for deadlocks, and fails rather. A day whose rows already went to the
+-- DEFAULT partition is left there until it is over; then drain_default brings them home.
 CREATE FUNCTION outbox.make_partitions(days_ahead integer DEFAULT 7) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
-    SET lock_timeout = '2s' AS $$
+    SET lock_timeout = '500ms' AS $$
 DECLARE
     fact text;
     day  date;
@@ -1475,7 +1475,7 @@ $$;
 -- how many rows, 0 when nothing is left. Nobody inserts there for a past day any more.
 CREATE FUNCTION outbox.drain_default(fact text) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET timezone = 'UTC' SET lock_timeout = '2s' SET outbox.upkeep = 'on' AS $$
+    SET timezone = 'UTC' SET lock_timeout = '500ms' SET outbox.upkeep = 'on' AS $$
 DECLARE
     id    text := CASE fact WHEN 'attempt' THEN 'delivery_id' ELSE 'id' END;
     day   date;
