@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 # Leaves the planner one plan, whatever its statistics say: nested loops over indexes,
 # made once for each connection.
 _SETTINGS = {
-    "enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off",
+    "enable_seqscan": "off", "enable_bitmapscan": "off", "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
     "jit": "off", "plan_cache_mode": "force_generic_plan", "timezone": "UTC",
 }  # fmt: skip
 
