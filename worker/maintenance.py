@@ -65,10 +65,16 @@ class Maintenance:
         self._scheduler.shutdown(wait=False)
 
     async def heartbeat(self) -> None:
-        """Say that this process lives; see whether the schema is still ours."""
-        version = await self._store.heartbeat()
-        if version != VERSION:
-            self._outdated(version)
+        """Say that this process lives; see whether the schema is still ours.
+
+        A standby that took over may not have heard of it, and would give its id to another.
+        """
+        beat = await self._store.heartbeat()
+        if beat.version != VERSION:
+            self._outdated(beat.version)
+        elif not beat.known:
+            former, now = self._store.owner, await self._store.register_again()
+            logger.warning("the database does not know worker %d: it is worker %d now", former, now)
 
     async def make_partitions(self) -> None:
         """Make the partitions of the days ahead; bring home what lies in the DEFAULT ones."""

@@ -13,6 +13,23 @@ if TYPE_CHECKING:
     from .claim import Claim
 
 
+class Life(NamedTuple):
+    """A process life as it is on record."""
+
+    id: int
+    host: str
+    pid: int
+    version: str
+    started_at: datetime
+
+
+class Heartbeat(NamedTuple):
+    """What the database answers: the schema's version, and whether it knows this life."""
+
+    version: int
+    known: bool
+
+
 @dataclass(frozen=True, slots=True)
 class FannedOut:
     """What one fan-out did: `lanes` got deliveries, and so did those that have limits.

@@ -20,7 +20,16 @@ from outbox.schema import VERSION
 from .claim import Claim
 from .faults import in_a_line, is_data
 from .replay_store import ReplayStore
-from .rows import FannedOut, Lane, LimitedClaims, Recipient, Recorded, Result
+from .rows import (
+    FannedOut,
+    Heartbeat,
+    Lane,
+    Life,
+    LimitedClaims,
+    Recipient,
+    Recorded,
+    Result,
+)
 from .session import JUDGING
 from .statements import query as query  # part of the store to those who use it
 
@@ -38,10 +47,13 @@ if TYPE_CHECKING:
 class Store(ReplayStore):
     """The statements, for the process life `owner`."""
 
+    _life: Life
+
     async def register(self, host: str, pid: int, version: str) -> int:
         """Begin a life: from now on `owner` is its id."""
-        rows = await self._all("register", {"host": host, "pid": pid, "version": version})
-        self.owner = rows[0].id
+        values = {"host": host, "pid": pid, "version": version}
+        (self._life,) = await self._rows(Life, "register", values)
+        self.owner = self._life.id
         return self.owner
 
     async def check(self) -> None:
@@ -49,9 +61,13 @@ class Store(ReplayStore):
         async with self._pool.connection() as connection:
             await check_schema(connection)
 
-    async def heartbeat(self) -> int:
-        """Say that this life goes on; return the schema's version."""
-        return int((await self._all("heartbeat", {}))[0].version)
+    async def heartbeat(self) -> Heartbeat:
+        """Say that this life goes on; return what the database has to say."""
+        return (await self._rows(Heartbeat, "heartbeat", self._life._asdict()))[0]
+
+    async def register_again(self) -> int:
+        """Begin another life of the same process: what the last one holds is taken over."""
+        return await self.register(self._life.host, self._life.pid, self._life.version)
 
     async def unregister(self) -> None:
         """End this life."""

@@ -18,6 +18,7 @@ from outbox.keyring import StoredSecret
 from outbox.schema import VERSION
 from outbox.worker.claim import Claim
 from outbox.worker.fanout import FanOut
+from outbox.worker.maintenance import Maintenance
 from outbox.worker.rows import FannedOut, Gone, Lane, Recipient
 from outbox.worker.store import Store, query
 from tests.factories import BY, subscribe
@@ -779,8 +780,21 @@ def test_cancel_removed(fleet: Fleet) -> None:
 def test_a_life(fleet: Fleet) -> None:
     """Each start is a life of its own, that is seen until it ends."""
     assert fleet.a.owner != fleet.b.owner
-    assert fleet.run(fleet.a.heartbeat()) == VERSION
+    assert fleet.run(fleet.a.heartbeat()) == (VERSION, True)
     fleet.run(fleet.a.unregister())
 
     query = "SELECT host, stopped_at IS NULL, seen_at >= started_at FROM outbox.worker ORDER BY id"
     assert fleet.rows(query) == [("a", False, True), ("b", True, True)]
+
+
+def test_a_life_that_is_not_known(fleet: Fleet) -> None:
+    """Where a standby took over that had not heard of a life, it goes on under another id."""
+    fleet.execute("UPDATE outbox.worker SET pid = 2 WHERE host = 'a'")  # another has its id now
+    beats = Maintenance(fleet.a, Counter(), lambda _: None).heartbeat
+    former = fleet.a.owner
+    fleet.run(beats())
+    fleet.run(beats())
+
+    assert fleet.a.owner > max(former, fleet.b.owner)
+    query = "SELECT pid FROM outbox.worker WHERE host = 'a' AND stopped_at IS NULL ORDER BY id"
+    assert fleet.rows(query) == [(2,), (1,)]

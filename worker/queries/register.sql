@@ -1,3 +1,3 @@
 INSERT INTO outbox.worker (host, pid, version)
 VALUES (%(host)s, %(pid)s, %(version)s)
-RETURNING id
+RETURNING id, host, pid, version, started_at
