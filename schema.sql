@@ -404,8 +404,9 @@ CREATE TABLE outbox.delivery_queue (
     autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.05
 );
 
--- The lanes: each subscription's open deliveries in the order in which they fall due.
-CREATE INDEX delivery_queue_lane ON outbox.delivery_queue (subscription_id, due_at, delivery_id);
+-- The lanes: each subscription's open deliveries in the order in which they fall due. The
+-- primary key is the only index that holds their ids, so that a look for one has one plan.
+CREATE INDEX delivery_queue_lane ON outbox.delivery_queue (subscription_id, due_at);
 
 -- Of a subject of an ordered subscription one delivery may be sent at a time, its head;
 -- the others wait in the order of their events.

@@ -11,6 +11,9 @@ CREATE INDEX attempt_recorded ON outbox.attempt USING brin (recorded_at)
     WITH (pages_per_range = 16, autosummarize = on);
 CREATE INDEX attempt_dead ON outbox.attempt (delivery_id) WHERE outcome = 'dead';
 
+DROP INDEX outbox.delivery_queue_lane;
+CREATE INDEX delivery_queue_lane ON outbox.delivery_queue (subscription_id, due_at);
+
 
 -- Past events again ------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ WITH lane AS (
         WHERE q.subscription_id = l.subscription_id
             AND q.due_at <= now()
             AND (q.lease_until IS NULL OR q.lease_until <= now())
-        ORDER BY q.due_at, q.delivery_id
+        ORDER BY q.due_at
         LIMIT l.quota
         FOR UPDATE SKIP LOCKED
     ) q

@@ -27,7 +27,7 @@ WITH moment AS MATERIALIZED (
         WHERE q.subscription_id = l.subscription_id
             AND q.due_at <= now()
             AND (q.lease_until IS NULL OR q.lease_until <= now())
-        ORDER BY q.due_at, q.delivery_id
+        ORDER BY q.due_at
         LIMIT greatest(0, least(l.quota, l.free, floor(l.tokens)))::bigint
         FOR UPDATE SKIP LOCKED
     ) q
