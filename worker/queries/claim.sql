@@ -27,7 +27,7 @@ WITH lane AS (
     SET lease_until = now() + make_interval(secs => %(lease)s), lease_owner = %(owner)s,
         attempt = q.attempt + 1
     FROM taken t
-    WHERE q.delivery_id = t.delivery_id
+    WHERE q.delivery_id = ANY (ARRAY[t.delivery_id])
     RETURNING q.delivery_id, q.subscription_id, q.event_id, q.attempt, q.failures, t.revision,
         t.lease_owner IS NOT NULL AS took_over
 )
