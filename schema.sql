@@ -498,14 +498,14 @@ BEGIN
         WHERE n.delivery_id = next.delivery_id
         FOR UPDATE SKIP LOCKED
     ) free
-    WHERE q.delivery_id = free.delivery_id
-        AND NOT EXISTS (
-            SELECT FROM outbox.delivery_queue h
+    WHERE q.delivery_id = ANY (ARRAY[free.delivery_id])
+        AND NOT coalesce((
+            SELECT true FROM outbox.delivery_queue h
             WHERE h.subscription_id = k.id AND h.subject = k.subject
-                AND h.subject IS NOT NULL AND h.due_at < 'infinity')
-        AND NOT EXISTS (
-            SELECT FROM outbox.blocked_subject b
-            WHERE b.subscription_id = k.id AND b.subject = k.subject);
+                AND h.subject IS NOT NULL AND h.due_at < 'infinity' LIMIT 1), false)
+        AND NOT coalesce((
+            SELECT true FROM outbox.blocked_subject b
+            WHERE b.subscription_id = k.id AND b.subject = k.subject LIMIT 1), false);
     GET DIAGNOSTICS promoted = ROW_COUNT;
     RETURN promoted;
 END
@@ -529,7 +529,7 @@ BEGIN
     WITH ended AS (
         DELETE FROM outbox.limited_claim c
         USING unnest(delivery_ids, attempts) AS g (delivery_id, attempt)
-        WHERE c.delivery_id = g.delivery_id AND c.attempt = g.attempt
+        WHERE c.delivery_id = ANY (ARRAY[g.delivery_id]) AND c.attempt = g.attempt
         RETURNING c.delivery_id, c.subscription_id, c.subject
     ), blocked AS (
         INSERT INTO outbox.blocked_subject (subscription_id, subject, delivery_id)
