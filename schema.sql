@@ -377,8 +377,9 @@ CREATE TABLE outbox.delivery (
     replay_id       uuid,                -- the replay that asked for it; NULL: the fan-out of its event
     PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
-CREATE INDEX delivery_event ON outbox.delivery (event_id, subscription_id);
 CREATE INDEX delivery_subscription ON outbox.delivery (subscription_id, id);
+-- After the one above: of two that seem equally good, the planner takes the younger.
+CREATE INDEX delivery_event ON outbox.delivery (event_id, subscription_id);
 CREATE INDEX delivery_replay ON outbox.delivery (replay_id, id) WHERE replay_id IS NOT NULL;
 
 CREATE TABLE outbox.delivery_default PARTITION OF outbox.delivery DEFAULT;
@@ -762,6 +763,22 @@ BEGIN ATOMIC
     ), had AS NOT MATERIALIZED (
         SELECT d.event_id, d.subscription_id FROM outbox.delivery d
         WHERE mode = 'missing' OR d.replay_id IS NULL AND d.id >= outbox.uuid7_floor(asked_at)
+    ), died AS NOT MATERIALIZED (
+        SELECT d.event_id, d.subscription_id
+        FROM chosen c
+        CROSS JOIN LATERAL (
+            SELECT d.id, d.event_id, d.subscription_id FROM outbox.delivery d
+            WHERE d.event_id = c.id OFFSET 0
+        ) d
+        WHERE mode = 'dead' AND in_slices AND coalesce((
+            SELECT true FROM outbox.attempt a
+            WHERE a.delivery_id = d.id AND a.outcome = 'dead' LIMIT 1), false)
+        UNION ALL
+        SELECT d.event_id, d.subscription_id
+        FROM chosen c
+        JOIN outbox.delivery d ON d.event_id = c.id
+        JOIN outbox.attempt a ON a.delivery_id = d.id AND a.outcome = 'dead'
+        WHERE mode = 'dead' AND NOT in_slices
     )
     SELECT p.event_id, p.subscription_id
     FROM pair p LEFT JOIN LATERAL (
@@ -777,11 +794,11 @@ BEGIN ATOMIC
         WHERE h.event_id = p.event_id AND h.subscription_id = p.subscription_id)
     UNION ALL
     SELECT DISTINCT d.event_id, d.subscription_id
-    FROM chosen c
-    JOIN outbox.delivery d ON d.event_id = c.id
-    JOIN outbox.attempt a ON a.delivery_id = d.id AND a.outcome = 'dead'
-    JOIN outbox.subscription s ON s.id = d.subscription_id AND s.state <> 'removed'
-    WHERE mode = 'dead' AND (only_to IS NULL OR s.id = only_to)
+    FROM died d
+    WHERE (only_to IS NULL OR d.subscription_id = only_to)
+        AND coalesce((
+            SELECT s.state <> 'removed' FROM outbox.subscription s
+            WHERE s.id = d.subscription_id LIMIT 1), false)
         AND NOT coalesce((
             SELECT true FROM outbox.delivery o
             WHERE o.event_id = d.event_id AND o.subscription_id = d.subscription_id
