@@ -377,8 +377,9 @@ CREATE TABLE outbox.delivery (
     replay_id       uuid,                -- the replay that asked for it; NULL: the fan-out of its event
     PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
-CREATE INDEX delivery_event ON outbox.delivery (event_id, subscription_id);
 CREATE INDEX delivery_subscription ON outbox.delivery (subscription_id, id);
+-- After the one above: of two that seem equally good, the planner takes the younger.
+CREATE INDEX delivery_event ON outbox.delivery (event_id, subscription_id);
 CREATE INDEX delivery_replay ON outbox.delivery (replay_id, id) WHERE replay_id IS NOT NULL;
 
 CREATE TABLE outbox.delivery_default PARTITION OF outbox.delivery DEFAULT;
@@ -404,8 +405,9 @@ CREATE TABLE outbox.delivery_queue (
     autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.05
 );
 
--- The lanes: each subscription's open deliveries in the order in which they fall due.
-CREATE INDEX delivery_queue_lane ON outbox.delivery_queue (subscription_id, due_at, delivery_id);
+-- The lanes: each subscription's open deliveries in the order in which they fall due. The
+-- primary key is the only index that holds their ids, so that a look for one has one plan.
+CREATE INDEX delivery_queue_lane ON outbox.delivery_queue (subscription_id, due_at);
 
 -- Of a subject of an ordered subscription one delivery may be sent at a time, its head;
 -- the others wait in the order of their events.
@@ -497,14 +499,14 @@ BEGIN
         WHERE n.delivery_id = next.delivery_id
         FOR UPDATE SKIP LOCKED
     ) free
-    WHERE q.delivery_id = free.delivery_id
-        AND NOT EXISTS (
-            SELECT FROM outbox.delivery_queue h
+    WHERE q.delivery_id = ANY (ARRAY[free.delivery_id])
+        AND NOT coalesce((
+            SELECT true FROM outbox.delivery_queue h
             WHERE h.subscription_id = k.id AND h.subject = k.subject
-                AND h.subject IS NOT NULL AND h.due_at < 'infinity')
-        AND NOT EXISTS (
-            SELECT FROM outbox.blocked_subject b
-            WHERE b.subscription_id = k.id AND b.subject = k.subject);
+                AND h.subject IS NOT NULL AND h.due_at < 'infinity' LIMIT 1), false)
+        AND NOT coalesce((
+            SELECT true FROM outbox.blocked_subject b
+            WHERE b.subscription_id = k.id AND b.subject = k.subject LIMIT 1), false);
     GET DIAGNOSTICS promoted = ROW_COUNT;
     RETURN promoted;
 END
@@ -528,7 +530,7 @@ BEGIN
     WITH ended AS (
         DELETE FROM outbox.limited_claim c
         USING unnest(delivery_ids, attempts) AS g (delivery_id, attempt)
-        WHERE c.delivery_id = g.delivery_id AND c.attempt = g.attempt
+        WHERE c.delivery_id = ANY (ARRAY[g.delivery_id]) AND c.attempt = g.attempt
         RETURNING c.delivery_id, c.subscription_id, c.subject
     ), blocked AS (
         INSERT INTO outbox.blocked_subject (subscription_id, subject, delivery_id)
@@ -761,6 +763,22 @@ BEGIN ATOMIC
     ), had AS NOT MATERIALIZED (
         SELECT d.event_id, d.subscription_id FROM outbox.delivery d
         WHERE mode = 'missing' OR d.replay_id IS NULL AND d.id >= outbox.uuid7_floor(asked_at)
+    ), died AS NOT MATERIALIZED (
+        SELECT d.event_id, d.subscription_id
+        FROM chosen c
+        CROSS JOIN LATERAL (
+            SELECT d.id, d.event_id, d.subscription_id FROM outbox.delivery d
+            WHERE d.event_id = c.id OFFSET 0
+        ) d
+        WHERE mode = 'dead' AND in_slices AND coalesce((
+            SELECT true FROM outbox.attempt a
+            WHERE a.delivery_id = d.id AND a.outcome = 'dead' LIMIT 1), false)
+        UNION ALL
+        SELECT d.event_id, d.subscription_id
+        FROM chosen c
+        JOIN outbox.delivery d ON d.event_id = c.id
+        JOIN outbox.attempt a ON a.delivery_id = d.id AND a.outcome = 'dead'
+        WHERE mode = 'dead' AND NOT in_slices
     )
     SELECT p.event_id, p.subscription_id
     FROM pair p LEFT JOIN LATERAL (
@@ -776,11 +794,11 @@ BEGIN ATOMIC
         WHERE h.event_id = p.event_id AND h.subscription_id = p.subscription_id)
     UNION ALL
     SELECT DISTINCT d.event_id, d.subscription_id
-    FROM chosen c
-    JOIN outbox.delivery d ON d.event_id = c.id
-    JOIN outbox.attempt a ON a.delivery_id = d.id AND a.outcome = 'dead'
-    JOIN outbox.subscription s ON s.id = d.subscription_id AND s.state <> 'removed'
-    WHERE mode = 'dead' AND (only_to IS NULL OR s.id = only_to)
+    FROM died d
+    WHERE (only_to IS NULL OR d.subscription_id = only_to)
+        AND coalesce((
+            SELECT s.state <> 'removed' FROM outbox.subscription s
+            WHERE s.id = d.subscription_id LIMIT 1), false)
         AND NOT coalesce((
             SELECT true FROM outbox.delivery o
             WHERE o.event_id = d.event_id AND o.subscription_id = d.subscription_id

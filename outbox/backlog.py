@@ -202,7 +202,7 @@ def _heads(connection: Connection) -> tuple[int, float | None]:
     head = (
         select(queue.due_at, func.coalesce(queue.lease_until > func.now(), False).label("taken"))
         .where(queue.subscription_id == some.c.subscription_id, queue.due_at <= func.now())
-        .order_by(queue.due_at, queue.delivery_id)
+        .order_by(queue.due_at)
         .limit(max(1, HEADS // max(1, lanes)))
         .lateral("head")
     )

@@ -140,7 +140,7 @@ def _last_attempt(worst: FromClause) -> FromClause:
     last_due = (
         select(queue.delivery_id)
         .where(queue.subscription_id == id, queue.due_at < INFINITY)
-        .order_by(queue.due_at.desc(), queue.delivery_id.desc())
+        .order_by(queue.due_at.desc())
     )
     newest = (
         select(delivery.c.id).where(delivery.c.subscription_id == id).order_by(delivery.c.id.desc())

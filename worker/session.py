@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
 # Leaves the planner one plan, whatever its statistics say: nested loops over indexes,
-# made once for each connection.
+# made once for each connection. Where a statement changes rows of a queue that it has found
+# before, it says `= ANY (ARRAY[found.id])` and not `= found.id`: an equality can be joined
+# from either side, and a planner that takes the queue for empty, as it was when it was last
+# analyzed, would read all of it for each row that was found.
 _SETTINGS = {
     "enable_seqscan": "off", "enable_bitmapscan": "off", "enable_hashjoin": "off",
     "enable_mergejoin": "off",

@@ -11,6 +11,9 @@ CREATE INDEX attempt_recorded ON outbox.attempt USING brin (recorded_at)
     WITH (pages_per_range = 16, autosummarize = on);
 CREATE INDEX attempt_dead ON outbox.attempt (delivery_id) WHERE outcome = 'dead';
 
+DROP INDEX outbox.delivery_queue_lane;
+CREATE INDEX delivery_queue_lane ON outbox.delivery_queue (subscription_id, due_at);
+
 
 -- Past events again ------------------------------------------------------------------
 
@@ -153,6 +156,22 @@ BEGIN ATOMIC
     ), had AS NOT MATERIALIZED (
         SELECT d.event_id, d.subscription_id FROM outbox.delivery d
         WHERE mode = 'missing' OR d.replay_id IS NULL AND d.id >= outbox.uuid7_floor(asked_at)
+    ), died AS NOT MATERIALIZED (
+        SELECT d.event_id, d.subscription_id
+        FROM chosen c
+        CROSS JOIN LATERAL (
+            SELECT d.id, d.event_id, d.subscription_id FROM outbox.delivery d
+            WHERE d.event_id = c.id OFFSET 0
+        ) d
+        WHERE mode = 'dead' AND in_slices AND coalesce((
+            SELECT true FROM outbox.attempt a
+            WHERE a.delivery_id = d.id AND a.outcome = 'dead' LIMIT 1), false)
+        UNION ALL
+        SELECT d.event_id, d.subscription_id
+        FROM chosen c
+        JOIN outbox.delivery d ON d.event_id = c.id
+        JOIN outbox.attempt a ON a.delivery_id = d.id AND a.outcome = 'dead'
+        WHERE mode = 'dead' AND NOT in_slices
     )
     SELECT p.event_id, p.subscription_id
     FROM pair p LEFT JOIN LATERAL (
@@ -168,11 +187,11 @@ BEGIN ATOMIC
         WHERE h.event_id = p.event_id AND h.subscription_id = p.subscription_id)
     UNION ALL
     SELECT DISTINCT d.event_id, d.subscription_id
-    FROM chosen c
-    JOIN outbox.delivery d ON d.event_id = c.id
-    JOIN outbox.attempt a ON a.delivery_id = d.id AND a.outcome = 'dead'
-    JOIN outbox.subscription s ON s.id = d.subscription_id AND s.state <> 'removed'
-    WHERE mode = 'dead' AND (only_to IS NULL OR s.id = only_to)
+    FROM died d
+    WHERE (only_to IS NULL OR d.subscription_id = only_to)
+        AND coalesce((
+            SELECT s.state <> 'removed' FROM outbox.subscription s
+            WHERE s.id = d.subscription_id LIMIT 1), false)
         AND NOT coalesce((
             SELECT true FROM outbox.delivery o
             WHERE o.event_id = d.event_id AND o.subscription_id = d.subscription_id
@@ -238,16 +257,53 @@ BEGIN
         WHERE n.delivery_id = next.delivery_id
         FOR UPDATE SKIP LOCKED
     ) free
-    WHERE q.delivery_id = free.delivery_id
-        AND NOT EXISTS (
-            SELECT FROM outbox.delivery_queue h
+    WHERE q.delivery_id = ANY (ARRAY[free.delivery_id])
+        AND NOT coalesce((
+            SELECT true FROM outbox.delivery_queue h
             WHERE h.subscription_id = k.id AND h.subject = k.subject
-                AND h.subject IS NOT NULL AND h.due_at < 'infinity')
-        AND NOT EXISTS (
-            SELECT FROM outbox.blocked_subject b
-            WHERE b.subscription_id = k.id AND b.subject = k.subject);
+                AND h.subject IS NOT NULL AND h.due_at < 'infinity' LIMIT 1), false)
+        AND NOT coalesce((
+            SELECT true FROM outbox.blocked_subject b
+            WHERE b.subscription_id = k.id AND b.subject = k.subject LIMIT 1), false);
     GET DIAGNOSTICS promoted = ROW_COUNT;
     RETURN promoted;
+END
+$$;
+
+-- Ends the claims of limited subscriptions whose attempts were recorded: they count no
+-- more, and of an ordered one the next of the subject may go, or the subject is blocked
+-- if this delivery is dead and the subscription says stop.
+CREATE OR REPLACE FUNCTION outbox.settle(delivery_ids uuid[], attempts smallint[]) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    streams  uuid[];
+    subjects text[];
+BEGIN
+    PERFORM FROM outbox.throttle t
+    WHERE t.subscription_id IN (
+        SELECT c.subscription_id FROM outbox.limited_claim c WHERE c.delivery_id = ANY (delivery_ids))
+    ORDER BY t.subscription_id
+    FOR UPDATE;
+
+    WITH ended AS (
+        DELETE FROM outbox.limited_claim c
+        USING unnest(delivery_ids, attempts) AS g (delivery_id, attempt)
+        WHERE c.delivery_id = ANY (ARRAY[g.delivery_id]) AND c.attempt = g.attempt
+        RETURNING c.delivery_id, c.subscription_id, c.subject
+    ), blocked AS (
+        INSERT INTO outbox.blocked_subject (subscription_id, subject, delivery_id)
+        SELECT e.subscription_id, e.subject, e.delivery_id
+        FROM ended e JOIN outbox.subscription s ON s.id = e.subscription_id AND s.ordered = 'stop'
+        WHERE e.subject IS NOT NULL AND EXISTS (
+            SELECT FROM outbox.attempt a WHERE a.delivery_id = e.delivery_id AND a.outcome = 'dead')
+        ON CONFLICT DO NOTHING
+    )
+    SELECT array_agg(e.subscription_id), array_agg(e.subject) INTO streams, subjects
+    FROM ended e WHERE e.subject IS NOT NULL;
+
+    IF streams IS NOT NULL THEN
+        PERFORM outbox.promote(streams, subjects);
+    END IF;
 END
 $$;
 

@@ -27,7 +27,7 @@ WITH moment AS MATERIALIZED (
         WHERE q.subscription_id = l.subscription_id
             AND q.due_at <= now()
             AND (q.lease_until IS NULL OR q.lease_until <= now())
-        ORDER BY q.due_at, q.delivery_id
+        ORDER BY q.due_at
         LIMIT greatest(0, least(l.quota, l.free, floor(l.tokens)))::bigint
         FOR UPDATE SKIP LOCKED
     ) q
@@ -40,7 +40,7 @@ WITH moment AS MATERIALIZED (
     SET lease_until = now() + make_interval(secs => %(lease)s), lease_owner = %(owner)s,
         attempt = q.attempt + 1
     FROM taken t
-    WHERE q.delivery_id = t.delivery_id
+    WHERE q.delivery_id = ANY (ARRAY[t.delivery_id])
     RETURNING q.delivery_id, q.subscription_id, q.event_id, q.subject, q.attempt, q.failures,
         q.lease_until, t.revision, t.lease_owner IS NOT NULL AS took_over
 ), counted AS (

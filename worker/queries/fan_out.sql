@@ -14,7 +14,7 @@ WITH turn AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM outbox.event_queue q USING taken t
-    WHERE q.due_at = t.due_at AND q.event_id = t.event_id
+    WHERE q.due_at = ANY (ARRAY[t.due_at]) AND q.event_id = ANY (ARRAY[t.event_id])
 ), fresh AS MATERIALIZED (
     SELECT t.due_at, e.id, e.type, e.tenant, e.subject, coalesce(e.source = 'outbox', false) AS ours
     FROM taken t CROSS JOIN LATERAL (

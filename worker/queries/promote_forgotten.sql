@@ -13,13 +13,13 @@ WITH RECURSIVE stream AS (
     ) n
 ), headless AS (
     SELECT s.subscription_id, s.subject FROM stream s
-    WHERE NOT EXISTS (
-            SELECT FROM outbox.delivery_queue q
+    WHERE NOT coalesce((
+            SELECT true FROM outbox.delivery_queue q
             WHERE q.subscription_id = s.subscription_id AND q.subject = s.subject
-                AND q.subject IS NOT NULL AND q.due_at < 'infinity')
-        AND NOT EXISTS (
-            SELECT FROM outbox.blocked_subject b
-            WHERE b.subscription_id = s.subscription_id AND b.subject = s.subject)
+                AND q.subject IS NOT NULL AND q.due_at < 'infinity' LIMIT 1), false)
+        AND NOT coalesce((
+            SELECT true FROM outbox.blocked_subject b
+            WHERE b.subscription_id = s.subscription_id AND b.subject = s.subject LIMIT 1), false)
 ), left_over AS (
     DELETE FROM outbox.limited_claim c WHERE c.lease_until < now() - interval '1 hour'
 )

@@ -25,7 +25,7 @@ WITH given AS MATERIALIZED (
     ORDER BY g.delivery_id
 ), ended AS (
     DELETE FROM outbox.delivery_queue q USING given g
-    WHERE q.delivery_id = g.delivery_id
+    WHERE q.delivery_id = ANY (ARRAY[g.delivery_id])
         AND (g.outcome = 'delivered'
             OR g.outcome = 'dead' AND q.lease_owner = %(owner)s AND q.attempt = g.attempt)
     RETURNING q.delivery_id, q.subscription_id, q.event_id, g.attempt, g.outcome, g.counts,
@@ -35,7 +35,7 @@ WITH given AS MATERIALIZED (
     SET due_at = now() + make_interval(secs => g.delay), failures = q.failures + g.counts::int,
         lease_until = NULL, lease_owner = NULL
     FROM given g
-    WHERE q.delivery_id = g.delivery_id
+    WHERE q.delivery_id = ANY (ARRAY[g.delivery_id])
         AND g.outcome = 'retry' AND q.lease_owner = %(owner)s AND q.attempt = g.attempt
     RETURNING q.delivery_id, q.subscription_id, q.event_id, g.attempt, g.outcome, g.counts,
         g.operational, g.status, g.error_class, g.error
@@ -55,7 +55,10 @@ WITH given AS MATERIALIZED (
     SELECT outbox.note_results(
         l.subscription_id, CASE WHEN l.succeeded THEN 0 ELSE l.failed END, l.dead)
     FROM (SELECT * FROM lane ORDER BY subscription_id) l
-    LEFT JOIN outbox.subscription_health h ON h.subscription_id = l.subscription_id
+    LEFT JOIN LATERAL (
+        SELECT h.failures FROM outbox.subscription_health h
+        WHERE h.subscription_id = l.subscription_id LIMIT 1
+    ) h ON true
     WHERE NOT l.succeeded AND l.failed > 0 OR l.dead IS NOT NULL OR l.succeeded AND h.failures > 0
 )
 INSERT INTO outbox.attempt (

@@ -7,12 +7,12 @@ WITH given AS (
     SET lease_until = NULL, lease_owner = NULL,
         attempt = q.attempt - CASE WHEN %(cut)s::boolean THEN 0 ELSE 1 END
     FROM given g
-    WHERE q.delivery_id = g.delivery_id
+    WHERE q.delivery_id = ANY (ARRAY[g.delivery_id])
         AND q.lease_owner = %(owner)s AND q.attempt = g.attempt
     RETURNING q.delivery_id, g.attempt
 ), uncounted AS (
     DELETE FROM outbox.limited_claim c USING given g
-    WHERE c.delivery_id = g.delivery_id AND c.attempt = g.attempt
+    WHERE c.delivery_id = ANY (ARRAY[g.delivery_id]) AND c.attempt = g.attempt
 )
 INSERT INTO outbox.attempt (delivery_id, attempt, outcome, worker_id, error)
 SELECT delivery_id, attempt, 'lost', %(owner)s, 'the worker was stopped before an answer came'
