@@ -204,13 +204,13 @@ class Life:
             ]
             listening = tasks.create_task(self._listen(store.owner, deliverer))
             await self._stopping.wait()
+            end = time.monotonic() + self._settings.grace
             maintenance.stop()
             for bell in (fan_out_bell, replay_bell, deliverer.bell):
                 bell.stop()
-            await asyncio.gather(*loops)
+            await _ended(loops, end)
             listening.cancel()
-            end = time.monotonic() + self._settings.grace
-            await deliverer.drain(self._settings.grace)
+            await deliverer.drain(max(0.0, end - time.monotonic()))
             await self._finish(recorder, recording, end)
 
     async def _finish(self, recorder: Recorder, recording: asyncio.Task[None], end: float) -> None:
@@ -251,6 +251,14 @@ class Life:
         self.is_registered = False
         self._changed()
         self.stop()
+
+
+async def _ended(loops: list[asyncio.Task[None]], end: float) -> None:
+    """Let `loops` end by themselves, until `end`; one that waits for its database is cut off."""
+    left = max(LAST_FLUSH_SECONDS, end - time.monotonic())
+    _, hanging = await asyncio.wait(loops, timeout=left)
+    for loop in hanging:
+        loop.cancel()
 
 
 @contextmanager
