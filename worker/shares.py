@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 from .claim import GREED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 
 class Shares:
     """`size` slots for all that `join`, before any of them begins."""
 
     def __init__(self, size: int) -> None:
-        self.size = size
+        self._size = size
         self._all: list[Share] = []
 
     def join(self) -> Share:
@@ -37,31 +37,36 @@ class Shares:
         return self._all[-1]
 
     def room(self, share: Share) -> int:
-        """Return how many requests more of `share` may begin now."""
-        if len(self._all) == 1:
-            return max(0, min(self.size - share.in_flight, 2 * self.size - share.owed))
-        others = [each for each in self._all if each is not share]
-        free = self.size - sum(each.in_flight for each in self._all)
-        slots = left(self.size, 1, share.in_flight, [each.in_flight for each in others])
-        part = self.size // len(self._all)
-        owed = left(2 * self.size, part, share.owed, [each.owed for each in others])
-        return max(0, min(fair(free, share.in_flight), slots, owed))
+        """Return how many requests more of `share` may begin now: asked at each delivery."""
+        part = self._size // len(self._all)
+        free = slots = self._size - share.in_flight
+        owed = 2 * self._size - share.owed
+        for each in self._all:
+            if each is not share:
+                free -= each.in_flight
+                slots -= each.in_flight or 1  # one at least is for each, however many hang
+                owed -= max(each.owed, part)
+        if len(self._all) > 1:
+            slots = min(slots, fair(free, share.in_flight))
+        return max(0, min(slots, owed))
 
     def tell(self, teller: Share) -> None:
-        """Wake those who wait for room, after `teller` made some; it knows by itself."""
+        """Wake those who wait for more room, after `teller` made some; it knows by itself."""
         for share in self._all:
-            if share.waits and share is not teller and self.room(share):
-                share.waits = False
+            if share is not teller and share.found is not None and self.room(share) > share.found:
                 share.wake()
 
 
 class Share:
-    """What one database has of the slots of its process. `wake` lets it look for room again."""
+    """What one database has of the slots of its process. `wake` lets it look for room again.
+
+    `found` is the room that it found too little, as far as it did not use it.
+    """
 
     def __init__(self, shares: Shares) -> None:
         self.in_flight = 0
         self.unrecorded = 0
-        self.waits = False
+        self.found: int | None = None
         self.wake: Callable[[], object] = lambda: None
         self._shares = shares
 
@@ -73,12 +78,14 @@ class Share:
     def room(self, wanted: int) -> int:
         """Return how many requests more may begin; if fewer than `wanted`, `wake` tells of more."""
         room = self._shares.room(self)
-        self.waits = room < wanted
+        self.found = room if room < wanted else None
         return room
 
     def began(self, count: int = 1) -> None:
         """So many requests begin, or are about to."""
         self.in_flight += count
+        if self.found is not None:
+            self.found = max(0, self.found - count)
 
     def ended(self) -> None:
         """A request came to its end, or did not begin after all."""
@@ -105,14 +112,3 @@ def fair(free: int, count: int) -> int:
     """
     more = -(-(GREED * (free - 1) - count) // (GREED + 1))
     return max(more, 1 if free > 0 and not count else 0)
-
-
-def left(size: int, part: int, count: int, others: Iterable[int]) -> int:
-    """Return how much of `size` is left for one that has `count`.
-
-    Each of the `others` has `part` for itself, whether it uses it or not.
-
-    >>> left(200, 50, 120, [10]), left(200, 50, 10, [150])
-    (30, 40)
-    """
-    return size - count - sum(max(each, part) for each in others)
