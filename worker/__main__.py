@@ -40,7 +40,7 @@ Example:
 
 
 class Url(click.ParamType):  # type: ignore[type-arg] # generic from 8.5 on
-    """A database's; a variable may have several."""
+    """The URL of a database; a variable may have several."""
 
     name = "url"
 
@@ -52,8 +52,8 @@ class Url(click.ParamType):  # type: ignore[type-arg] # generic from 8.5 on
 @click.option(
     "--database-url", envvar="OUTBOX_DATABASE_URL", required=True, metavar="URL", type=Url(),
     multiple=True,
-    help="postgresql://user@host/database or embedded:PATH. Give it again for each database "
-    "of several; a variable has them with blanks between.",
+    help="postgresql://user@host/database or embedded:PATH, once for each database; the "
+    "variable may have several, with blanks between.",
 )  # fmt: skip
 @click.option(
     "--concurrency", envvar="OUTBOX_CONCURRENCY", default=100,

@@ -60,7 +60,7 @@ LAST_FLUSH_SECONDS = 2.0
 
 
 class Life:
-    """What `code` the process exits with is for it to say; `changed` hears of `is_registered`.
+    """`code` is the exit code that it asks for; `changed` hears when `is_registered` changes.
 
     The only life of a process raises what its database says at the start. One of several,
     whose database has a name, waits for it, and ends alone where that is of no use.

@@ -12,6 +12,7 @@ import httpx
 import psycopg
 import pytest
 
+from outbox.backlog import Backlog, Count
 from outbox.schema import VERSION
 from outbox.worker import process as module
 from outbox.worker.databases import databases
@@ -21,7 +22,6 @@ from outbox.worker.life import _pool
 from outbox.worker.look import Look, together
 from outbox.worker.monitor import Monitor, Post
 from outbox.worker.process import Process
-from outbox.worker.series import BACKLOG, OLDEST, WORKERS
 from outbox.worker.settings import Settings
 from outbox.worker.store import Store
 from outbox.worker.telemetry import DATABASE, _placed
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from outbox.worker.life import Life
     from outbox.worker.monitor import Checked
     from outbox.worker.rows import FannedOut
-    from outbox.worker.series import Label, Series
     from tests.databases import Database
 
     Handler = Callable[[httpx.Request], httpx.Response | Awaitable[httpx.Response]]
@@ -355,15 +354,24 @@ def test_lines_name_the_database(
     assert named[str(ids[0])] != named[str(ids[1])]
 
 
-def test_gauges_are_of_all() -> None:
-    """What waits is added up; the oldest is the oldest of all; workers live in each database."""
-    due, oldest = (BACKLOG, ("event", "due")), (OLDEST, ("event",))
-    workers: tuple[Series, Label] = (WORKERS, ())
-    one = {due: 3.0, oldest: 7.0, workers: 2.0}
-    other = {due: 4.0, oldest: 60.0, workers: 1.0}
+def backlog(number: int, oldest: float | None, **held: int) -> Backlog:
+    counts = {reason: Count(count) for reason, count in held.items()}
+    count = Count(number, exact=number < 10)
+    return Backlog(count, oldest, count, count, count, oldest, count, count, counts)
 
-    assert together([one, other]) == {due: 7.0, oldest: 60.0, workers: 2.0}
-    assert together([]) == {}
+
+def test_several_are_seen_as_one() -> None:
+    """What waits is added up; the oldest is the oldest of all; workers live in each database."""
+    one, other = backlog(3, None, paused=1), backlog(40, 60.0, paused=2, blocked=5)
+    seen, workers = together([(one, 2), (other, 1)])
+
+    assert workers == 2
+    assert (seen.due, seen.in_flight) == (Count(43, exact=False), Count(43, exact=False))
+    assert (seen.oldest_event, seen.oldest_due) == (60.0, 60.0)
+    assert {reason: count.number for reason, count in seen.held.items() if count.number} == {
+        "paused": 3, "blocked": 5,
+    }  # fmt: skip
+    assert together([(one, 2)])[0].oldest_due is None
 
 
 def test_a_look_at_several(a: Database, b: Database) -> None:
