@@ -295,6 +295,29 @@ def test_outdated(
     assert ask(b, "SELECT stopped_at IS NOT NULL FROM outbox.worker") is True
 
 
+def test_away_and_then_wrong(
+    a: Database, b: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that comes with another schema is left, as if it had changed while it was served."""
+
+    async def run() -> int:
+        async with working_on(monkeypatch, well, a.url, b.url) as work:
+            await until(lambda: "waits for the database" in caplog.text)
+            accept(b, accepts=True)
+            await until(lambda: "has version 99" in caplog.text)
+            fill(a, 5, "http://r/a")
+            await until(lambda: outcomes(a) == {"delivered": 5})
+            return await work.stop()
+
+    with b.engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO outbox.schema_version (version) VALUES (99)")
+    accept(b, accepts=False)
+    try:
+        assert asyncio.run(run()) == 1
+    finally:
+        accept(b, accepts=True)
+
+
 def test_what_lets_it_not_start(a: Database, b: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A schema that is wrong is told by name; one that is away is no reason, unless all are."""
 
