@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 10  # seconds
 
 _SCHEME = re.compile(r"postgres(?:ql)?(?:\+[a-z0-9]+)?://")
+_BETWEEN = re.compile(rf"\s+(?={_SCHEME.pattern}|{embedded.PREFIX})")
 _RULE = "must be postgresql://user@host/database or embedded:PATH"
 
 
@@ -34,6 +35,8 @@ def conninfo(url: str, *, application_name: str) -> str:
 
     Raises InvalidInput, without the URL in it: it may hold a password.
     """
+    if len(split(url)) > 1:
+        raise InvalidInput("database url", "several are given; choose one with --database-url")
     _check_characters(url)
     if url.startswith("embedded:"):
         url = embedded.resolve(url)
@@ -48,6 +51,17 @@ def conninfo(url: str, *, application_name: str) -> str:
     plain.setdefault("application_name", application_name)
     plain.setdefault("connect_timeout", CONNECT_TIMEOUT)
     return make_conninfo("", **plain)
+
+
+def split(text: str) -> list[str]:
+    """Return the URLs in `text`. White space parts them, but only where one begins behind it.
+
+    So the path of an embedded one may have blanks.
+
+    >>> split("postgresql://a/x  embedded:./my own/pg postgresql://b/y")
+    ['postgresql://a/x', 'embedded:./my own/pg', 'postgresql://b/y']
+    """
+    return _BETWEEN.split(text.strip())
 
 
 def _check_characters(url: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from outbox.addresses import parse_allow
+from outbox.database import split
 from outbox.errors import InvalidInput, OutboxError, SchemaMismatch
 from outbox.keyring import IN_CLEAR, Keyring
 from outbox.version import __version__
@@ -27,7 +28,7 @@ from .telemetry import configure
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
 logger = logging.getLogger("outbox.worker")
 
@@ -38,14 +39,26 @@ Example:
 """
 
 
+class Url(click.ParamType):  # type: ignore[type-arg] # generic from 8.5 on
+    """The URL of a database; a variable may have several."""
+
+    name = "url"
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        return split(rv)
+
+
 @click.command(epilog=EPILOG, context_settings={"show_default": True})
 @click.option(
-    "--database-url", envvar="OUTBOX_DATABASE_URL", required=True, metavar="URL",
-    help="postgresql://user@host/database or embedded:PATH.",
+    "--database-url", envvar="OUTBOX_DATABASE_URL", required=True, metavar="URL", type=Url(),
+    multiple=True,
+    help="postgresql://user@host/database or embedded:PATH, once for each database; the "
+    "variable may have several, with blanks between.",
 )  # fmt: skip
 @click.option(
-    "--concurrency", envvar="OUTBOX_CONCURRENCY", default=100, help="Requests at once, a process."
-)
+    "--concurrency", envvar="OUTBOX_CONCURRENCY", default=100,
+    help="Requests at once, a process, to all databases together.",
+)  # fmt: skip
 @click.option("--processes", envvar="OUTBOX_PROCESSES", default=1, help="Equal processes.")
 @click.option(
     "--timeout", envvar="OUTBOX_TIMEOUT", default=20.0, help="Seconds for a request in all."
@@ -94,11 +107,18 @@ def command(log_format: str, log_level: str, check: bool, **values: object) -> N
     """Deliver events: fan out, claim, send, record. Stops with SIGTERM."""
     configure(log_format, log_level)
     settings = Settings(**values, keyring=Keyring.read())  # type: ignore[arg-type]
-    if check:
-        asyncio.run(Process(settings).check())
-        click.echo("ok: settings, connection and schema")
-        return
-    sys.exit(_work(settings))
+    sys.exit(_check(settings) if check else _work(settings))
+
+
+def _check(settings: Settings) -> int:
+    """Tell of each database whether it can be used; return the exit code."""
+    codes = [0]
+    for name, fault in asyncio.run(Process(settings).faults()).items():
+        if fault is None:
+            click.echo(": ".join(filter(None, ("ok", name, "settings, connection and schema"))))
+        else:
+            codes.append(_told(fault))
+    return max(codes)
 
 
 def _work(settings: Settings) -> int:
@@ -131,7 +151,7 @@ def _child(settings: Settings, post: Post, pipe: int) -> int:
         try:
             return _loop(replace(settings, processes=1), post, pipe)
         except SchemaMismatch as error:
-            click.echo(f"Error: {error}", err=True)
+            _told(error)
             return FUTILE
 
     return _failing_in_a_line(work)
@@ -148,12 +168,14 @@ def _runner() -> Callable[[Coroutine[Any, Any, int]], int]:
 def _failing_in_a_line(work: Callable[[], int]) -> int:
     try:
         return work()
-    except InvalidInput as error:
-        click.echo(f"Error: {error}", err=True)
-        return 2
     except OutboxError as error:
-        click.echo(f"Error: {error}", err=True)
-        return 1
+        return _told(error)
+
+
+def _told(error: OutboxError) -> int:
+    """Say what is wrong, and with what if it is noted; return the exit code."""
+    click.echo(": ".join(["Error", *getattr(error, "__notes__", []), str(error)]), err=True)
+    return 2 if isinstance(error, InvalidInput) else 1
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .outcome import Judgement, Reply
     from .rows import FannedOut
     from .settings import Settings
+    from .shares import Share
     from .store import Store
 
 logger = logging.getLogger("outbox.worker")
@@ -48,11 +49,15 @@ FIRST_LANE = "00000000-0000-0000-0000-000000000000"
 
 
 class Deliverer:
-    """The loop's step and what it must remember: lanes, claims, tasks."""
+    """The loop's step and what it must remember: lanes, claims, tasks.
+
+    `share` is its share of the slots, when its process serves other databases as well.
+    """
 
     def __init__(
-        self, store: Store, attempter: Attempter, settings: Settings, watch: Watch | None = None
-    ) -> None:
+        self, store: Store, attempter: Attempter, settings: Settings,
+        watch: Watch | None = None, share: Share | None = None,
+    ) -> None:  # fmt: skip
         self.bell = Bell()
         self._store = store
         self._attempter = attempter
@@ -63,11 +68,9 @@ class Deliverer:
         self._limited: set[str] = set()  # lanes with limits that hold for the fleet
         self._breaker = Breaker()
         self._much = max(1, settings.concurrency * AHEAD // 4)  # so much room is claimed at once
-        self._slots = Slots(settings.concurrency)
+        self._slots = Slots(settings.concurrency, share)
         self._patience = min(PATIENCE, settings.start_window)
         self._tasks: dict[asyncio.Task[None], Claim] = {}
-        self._unrecorded = 0  # results that are not in the database yet
-        self._kept: deque[str] = deque()  # lanes whose slots wait until some are
         self._claimed_at = 0.0
         self._crowded = False
         self._sweep_from = FIRST_LANE
@@ -100,19 +103,15 @@ class Deliverer:
         self.bell.ring()
 
     def flushed(self, count: int) -> None:
-        """So many results are in the database: slots that waited for that are free."""
-        self._unrecorded -= count
-        while self._kept and not self._is_behind:
-            self._free(self._kept.popleft())
+        """So many results are in the database: what waited for that may be sent."""
+        self._slots.share.recorded(count)
+        self.room_made()
 
-    @property
-    def _is_behind(self) -> bool:
-        """Whether so much is unrecorded that no more may be sent.
-
-        What a crash repeats is what was sent and not recorded: with this it is never more
-        than twice the slots, however slow the database is.
-        """
-        return self._unrecorded > self._settings.concurrency
+    def room_made(self) -> None:
+        """There may be slots again, after results were recorded or another database let go."""
+        self._fill()
+        if self._crowded and self._limited:  # who has limits claims no more than it may start
+            self.bell.ring()
 
     def is_limited(self, lane: str) -> bool:
         """Return whether `lane` has limits, as far as this process has heard."""
@@ -122,8 +121,8 @@ class Deliverer:
     def load(self) -> Load:
         """What it has in hand at this moment."""
         return Load(
-            self._slots.running, self._slots.free, self._slots.waiting, self._unrecorded,
-            self._breaker.open,
+            self._slots.running, self._slots.free, self._slots.waiting,
+            self._slots.share.unrecorded, self._breaker.open,
         )  # fmt: skip
 
     # The loop.
@@ -141,7 +140,8 @@ class Deliverer:
         lanes = self._lanes.due(now, room + len(held))  # those that hold may have their fill
         wanted = quotas(lanes, room, held, self._breaker.window)
         limited = {lane: wanted.pop(lane) for lane in list(wanted) if lane in self._limited}
-        limited = _within(limited, self._slots.free)
+        if limited:
+            limited = _within(limited, self._slots.free)
         self._crowded = not wanted and not limited
         if self._crowded:
             return self._until_sweep(now)
@@ -257,7 +257,7 @@ class Deliverer:
             await self._give_back([claim])
             return
         reply, judgement = await self._attempter.attempt(claim, ready)
-        self._unrecorded += 1
+        self._slots.share.answered()
         pause = self._pause_of(claim.subscription_id, reply, judgement, began)
         if pause > 0:
             now = time.monotonic()
@@ -277,14 +277,7 @@ class Deliverer:
         return max(pause, judgement.throttle or 0.0)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
-        claim = self._tasks.pop(task)
-        if self._is_behind:
-            self._kept.append(claim.subscription_id)
-        else:
-            self._free(claim.subscription_id)
-
-    def _free(self, lane: str) -> None:
-        self._slots.finished(lane)
+        self._slots.finished(self._tasks.pop(task).subscription_id)
         self._fill()
         if self._crowded or self._slots.room in {1, self._much}:
             self.bell.ring()

@@ -2,7 +2,8 @@
 
     /metrics   the sums of what all have counted, and what waits in the database
     /healthz   200 while the loops of all processes turn
-    /readyz    200 while all are registered and PostgreSQL answers, on the right schema
+    /readyz    200 while all are registered and PostgreSQL answers, on the right schema,
+               in each of their databases
 
 All processes accept at one socket, which was there before them: whichever of them dies,
 another one answers.
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import psycopg
 
-from outbox.errors import OutboxError
+from outbox.errors import DatabaseUnavailable, OutboxError
 
 from .endpoint import Page, serving
 from .faults import in_a_line
@@ -31,11 +33,17 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from .ledger import Row
-    from .store import Store
 
 STUCK = 30.0  # seconds after which a process whose loop does not turn is not healthy
 FRESH = 1.0  # seconds for which an answer of PostgreSQL counts
 PROBE = 2.0  # seconds that it has to answer
+
+
+class Checked(Protocol):
+    """What can tell how a database is."""
+
+    async def check(self) -> None:
+        """Raise psycopg.Error or an OutboxError unless it answers as it should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +85,18 @@ def unready(rows: Sequence[Row], now: float) -> list[str]:
 
 
 class Monitor:
-    """The pages, as one process answers them."""
+    """The pages, as one process answers them; of several databases each is asked, by its name."""
 
-    def __init__(self, post: Post, store: Store, database_url: str) -> None:
+    def __init__(
+        self, post: Post, checked: Checked | Mapping[str, Checked],
+        database_url: str | tuple[str, ...],
+    ) -> None:  # fmt: skip
         self._post = post
-        self._store = store
+        self._checked = checked if isinstance(checked, Mapping) else {"": checked}
         self._look = Look(database_url, post.ledger.whole)
         self._probing = asyncio.Lock()
         self._probed_at = float("-inf")
-        self._fault: str | None = None
+        self._faults: list[str] = []
 
     def serving(self, listener: socket.socket) -> AbstractAsyncContextManager[None]:
         """Answer what comes to `listener`, within this context."""
@@ -107,28 +118,32 @@ class Monitor:
     async def readyz(self) -> Page:
         """Whether the processes can work."""
         await self._probe()
-        faults = unready(self._post.ledger.rows, time.monotonic())
-        return _verdict(faults if self._fault is None else [*faults, self._fault])
+        return _verdict([*unready(self._post.ledger.rows, time.monotonic()), *self._faults])
 
     async def _probe(self) -> None:
         """Ask PostgreSQL, however many ask us, once a second at most."""
         async with self._probing:
             if time.monotonic() < self._probed_at + FRESH:
                 return
-            self._fault = await self._asked()
+            found = await asyncio.gather(*map(_asked, self._checked.values()))
+            told = zip(self._checked, found, strict=True)
+            self._faults = [": ".join(filter(None, each)) for each in told if each[1]]
             self._probed_at = time.monotonic()
 
-    async def _asked(self) -> str | None:
-        try:
-            async with asyncio.timeout(PROBE):
-                await self._store.check()
-        except TimeoutError:
-            return f"database: no answer within {PROBE:g} s"
-        except psycopg.Error as error:
-            return f"database: {in_a_line(error)}"
-        except OutboxError as error:
-            return f"schema: {error}"
-        return None
+
+async def _asked(checked: Checked) -> str | None:
+    try:
+        async with asyncio.timeout(PROBE):
+            await checked.check()
+    except TimeoutError:
+        return f"database: no answer within {PROBE:g} s"
+    except psycopg.Error as error:
+        return f"database: {in_a_line(error)}"
+    except DatabaseUnavailable as error:
+        return str(error)
+    except OutboxError as error:
+        return f"schema: {error}"
+    return None
 
 
 def _verdict(faults: Sequence[str]) -> Page:

@@ -1,186 +1,107 @@
-"""One worker process: the parts put together, from its first line in the log to its last."""
+"""One worker process: what it shares over its databases, and the life that it has in each.
+
+                ┌── life: connections, loops, duties ──▶ database A
+transport, ─────┤
+slots           └── life: connections, loops, duties ──▶ database B
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import random
 import signal
-import socket
 import time
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-import psycopg
-from psycopg_pool import AsyncConnectionPool
+from outbox.errors import DatabaseUnavailable, OutboxError
 
-from outbox.database import conninfo, reason
-from outbox.errors import DatabaseUnavailable, SchemaMismatch
-from outbox.fleet import CHANNEL
-from outbox.schema import VERSION as SCHEMA_VERSION
-from outbox.version import __version__
-
-from .attempt import Attempter
-from .deliver import Deliverer
-from .fanout import FanOut
-from .loop import Bell, run
-from .maintenance import Maintenance
+from .databases import databases
+from .life import Life
 from .monitor import Monitor, alone
-from .record import Recorder
-from .replay import Replays
-from .session import configure
-from .store import Store, check_keys, check_schema, is_shared
+from .shares import Shares
 from .supervisor import FUTILE
 from .traces import configured as traces_configured
 from .traces import flush as flush_traces
 from .transport import HttpTransport, tls_context
-from .watch import Watch
+from .watch import Watch, together
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection
 
     from .monitor import Post
-    from .rows import Recorded, Result
     from .settings import Settings
-    from .traces import Traces
 
 logger = logging.getLogger("outbox.worker")
 
-CONNECTIONS = 5  # fan-out, replay, claim, record, and one for the duties
-LISTEN_SECONDS = 30.0
-LAST_FLUSH_SECONDS = 2.0
 BEAT_SECONDS = 1.0  # between two times that it says that it lives, when that is asked for
+START_SECONDS = 3.0  # that the start waits for one of several databases
 
 
 class Process:
-    """A life, at its `post` among those of its worker: `run` returns the exit code."""
+    """At its `post` among those of its worker: `run` returns the exit code."""
 
     def __init__(self, settings: Settings, post: Post | None = None) -> None:
         self._settings = settings
         self._post = post or alone()
         self._watch = Watch(self._post.row)
-        self._traces: Traces | None = None
-        self._target = conninfo(settings.database_url, application_name="outbox-worker")
-        self._shared = False
         self._stopping = asyncio.Event()
-        self._code = 0
+        shares = Shares(settings.concurrency)
+        self.lives = [
+            Life(database, settings, shares.join(), self._post.row, self._tell)
+            for database in databases(settings.database_urls)
+        ]
+
+    async def faults(self, seconds: float | None = None) -> dict[str, OutboxError | None]:
+        """Return why databases cannot be used, or None, by their names, within so many seconds.
+
+        Raises InvalidInput for what else is set wrong.
+        """
+        tls_context(self._settings.ca_file)
+        found = await asyncio.gather(*(life.fault(seconds) for life in self.lives))
+        return dict(zip((life.name for life in self.lives), found, strict=True))
 
     async def check(self) -> None:
-        """Raise an OutboxError unless the database, and what else is set, can be used."""
-        tls_context(self._settings.ca_file)
-        with _told():
-            async with await psycopg.AsyncConnection.connect(self._target) as connection:
-                await check_schema(connection)
-                await check_keys(connection, self._settings.keyring)
-                self._shared = await is_shared(connection)
+        """Raise an OutboxError unless a worker can start: one of several may be away."""
+        several = len(self.lives) > 1
+        found = await self.faults(START_SECONDS if several else None)
+        fault = decisive(found.values())
+        if fault is not None:
+            raise fault
 
     async def run(self) -> int:
         """Work until `stop`; return the exit code."""
-        await self.check()
-        self._traces = traces_configured()
-        async with AsyncExitStack() as stack:
-            pool = await stack.enter_async_context(_pool(self._target, shared=self._shared))
-            transport = await stack.enter_async_context(_transport(self._settings))
-            store = Store(pool, shared=self._shared)
-            await self._answer(stack, store)
-            with _told():  # such as a standby, which takes no writes
-                await store.register(socket.gethostname(), os.getpid(), __version__)
-            self._post.row.ready(True)
-            logger.info(
-                "worker %d started: up to %d requests at once",
-                store.owner, self._settings.concurrency,
-            )  # fmt: skip
-            await self._work(store, transport)
-            with suppress(psycopg.Error, TimeoutError):
-                async with asyncio.timeout(LAST_FLUSH_SECONDS):
-                    await store.unregister()
-        if self._traces is not None:
-            await asyncio.to_thread(flush_traces)
-        logger.info("worker %d stopped", store.owner)
-        return self._code
-
-    async def _answer(self, stack: AsyncExitStack, store: Store) -> None:
-        """Answer those who ask how it goes, if there is a port for it."""
         self._watch.started(time.monotonic())
+        traces = traces_configured()
+        async with AsyncExitStack() as stack:
+            transport = await stack.enter_async_context(_transport(self._settings))
+            await self._answer(stack)
+            beating = asyncio.create_task(self._beat())
+            stack.callback(beating.cancel)
+            await asyncio.gather(*(life.run(transport, traces) for life in self.lives))
+        if traces is not None:
+            await asyncio.to_thread(flush_traces)
+        return exit_code([life.code for life in self.lives])
+
+    async def _answer(self, stack: AsyncExitStack) -> None:
+        """Answer those who ask how it goes, if there is a port for it."""
         if self._post.listener is not None:
-            monitor = Monitor(self._post, store, self._settings.database_url)
+            checks = {life.name: life for life in self.lives}
+            monitor = Monitor(self._post, checks, self._settings.database_url)
             await stack.enter_async_context(monitor.serving(self._post.listener))
 
-    async def _work(self, store: Store, transport: HttpTransport) -> None:
-        def recorded(lane: str, _: Result, done: Recorded) -> None:
-            if done.outcome != "late":
-                deliverer.recorded(lane, done.due_in)
-
-        recorder = Recorder(
-            store, recorded, lambda lane: deliverer.is_limited(lane),
-            lambda count: deliverer.flushed(count), soon=self._settings.concurrency // 2,
-            watch=self._watch,
-        )  # fmt: skip
-        attempter = Attempter(
-            transport,
-            recorder,
-            timeout=self._settings.timeout,
-            rng=random.Random(),  # noqa: S311 - jitter
-            watch=self._watch,
-            traces=self._traces,
-        )
-        deliverer = Deliverer(store, attempter, self._settings, self._watch)
-        fan_out, fan_out_bell = FanOut(store, deliverer.fanned_out, self._watch), Bell()
-        replays, replay_bell = Replays(store, deliverer.fanned_out, self._watch), Bell()
-        maintenance = Maintenance(store, self._watch.tally, self._outdated)
-        maintenance.start()
-        async with asyncio.TaskGroup() as tasks:
-            recording = tasks.create_task(recorder.run())
-            loops = [
-                tasks.create_task(run("fan-out", fan_out.step, fan_out_bell)),
-                tasks.create_task(run("replay", replays.step, replay_bell)),
-                tasks.create_task(run("delivery", deliverer.step, deliverer.bell)),
-            ]
-            listening = tasks.create_task(self._listen(store.owner, deliverer))
-            beating = tasks.create_task(self._beat(deliverer))
-            await self._stopping.wait()
-            maintenance.stop()
-            for bell in (fan_out_bell, replay_bell, deliverer.bell):
-                bell.stop()
-            await asyncio.gather(*loops)
-            listening.cancel()
-            end = time.monotonic() + self._settings.grace
-            await deliverer.drain(self._settings.grace)
-            await self._finish(recorder, recording, end)
-            beating.cancel()
-
-    async def _beat(self, deliverer: Deliverer) -> None:
+    async def _beat(self) -> None:
         """Say again and again that the loop turns, and what is in hand, if anybody may ask."""
         while self._post.listener is not None:
-            self._watch.holds(deliverer.load, time.monotonic())
+            load = together([life.load for life in self.lives], self._settings.concurrency)
+            self._watch.holds(load, time.monotonic())
             await asyncio.sleep(BEAT_SECONDS)
 
-    async def _finish(self, recorder: Recorder, recording: asyncio.Task[None], end: float) -> None:
-        """Let the last results be recorded, until `end` and no longer than the database lets us."""
-        recorder.close()
-        try:
-            async with asyncio.timeout(max(LAST_FLUSH_SECONDS, end - time.monotonic())):
-                await recording
-        except TimeoutError:
-            logger.error("the last results could not be recorded: their leases will run out")  # noqa: TRY400
-            self._code = 1
-
-    async def _listen(self, owner: int, deliverer: Deliverer) -> None:
-        """Hear of other workers' fan-outs. Behind a pooler nothing is heard: polling is left."""
-        if self._shared:
-            logger.info("a pooler stands before the database: settings go with each transaction")
-            return
-        while True:
-            with suppress(psycopg.Error):
-                async with await psycopg.AsyncConnection.connect(
-                    self._target, autocommit=True
-                ) as connection:
-                    await connection.execute(f"LISTEN {CHANNEL}")
-                    async for notice in connection.notifies():
-                        if notice.payload != str(owner):
-                            deliverer.look_around()
-            await asyncio.sleep(LISTEN_SECONDS)
+    def _tell(self) -> None:
+        """Say whether it works, as far as all databases go."""
+        registered = all(life.is_registered for life in self.lives)
+        self._post.row.ready(registered and not self._stopping.is_set())
 
     def stop(self) -> None:
         """Stop claiming, finish what is in flight, end; the second time end at once."""
@@ -188,11 +109,10 @@ class Process:
             logger.warning("stopped at once: what was in flight is found by its lease")
             os._exit(1)
         logger.info("stopping")
-        self._end()
-
-    def _end(self) -> None:
-        self._post.row.ready(False)
         self._stopping.set()
+        self._tell()
+        for life in self.lives:
+            life.stop()
 
     def orphaned(self, pipe: int) -> None:
         """The supervisor is gone: nobody would restart or stop this process."""
@@ -200,20 +120,21 @@ class Process:
         if not self._stopping.is_set():
             self.stop()
 
-    def _outdated(self, version: int) -> None:
-        if not self._stopping.is_set():
-            logger.error("stopping: %s", SchemaMismatch(version, SCHEMA_VERSION))
-            self._code = FUTILE
-            self._end()
+
+def decisive(faults: Collection[OutboxError | None]) -> OutboxError | None:
+    """Return the fault that lets a worker not start: a wrong setting, or that all are away."""
+    found = [fault for fault in faults if fault is not None]
+    wrong = [fault for fault in found if not isinstance(fault, DatabaseUnavailable)]
+    if wrong:
+        return wrong[0]
+    return found[0] if len(found) == len(faults) else None
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turn what PostgreSQL says to a worker that starts into our own error."""
-    try:
-        yield
-    except psycopg.Error as error:
-        raise DatabaseUnavailable(reason(error)) from error
+def exit_code(codes: Collection[int]) -> int:
+    """Return the code of a process, of those of its lives: futile is what is so for all."""
+    if all(code == FUTILE for code in codes):
+        return FUTILE
+    return int(any(codes))
 
 
 def _transport(settings: Settings) -> HttpTransport:
@@ -222,20 +143,6 @@ def _transport(settings: Settings) -> HttpTransport:
         allow=settings.allow,
         proxy=settings.proxy,
         ca_file=settings.ca_file,
-    )
-
-
-def _pool(target: str, *, shared: bool = False) -> AsyncConnectionPool:
-    options = {"prepare_threshold": None} if shared else {}
-    return AsyncConnectionPool(
-        target,
-        min_size=CONNECTIONS,
-        max_size=CONNECTIONS,
-        open=False,
-        configure=None if shared else configure,
-        timeout=10,
-        reconnect_timeout=5,
-        kwargs={"autocommit": True, **options},
     )
 
 

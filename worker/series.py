@@ -107,6 +107,10 @@ OPEN = Series(
 )
 
 DATABASE = Series("outbox_database_up", "gauge", "Whether PostgreSQL answered the last look")
+DATABASES = Series(
+    "outbox_databases", "gauge", "Databases of this worker, by whether they answered the last look",
+    ("state",), _each("up", "down"),
+)  # fmt: skip
 BACKLOG = Series(
     "outbox_backlog", "gauge", "What waits in the database: about, if it is very much",
     ("queue", "state"),
@@ -131,7 +135,7 @@ COUNTED = (
     STARTS,
 )  # fmt: skip
 HAD = (PROCESSES, SLOTS, WAITING, UNRECORDED, OPEN)  # by each process, while it lives
-SEEN = (DATABASE, BACKLOG, HOLDS, OLDEST, WORKERS)  # in the database, by all
+SEEN = (DATABASE, DATABASES, BACKLOG, HOLDS, OLDEST, WORKERS)  # in the database, by all
 CATALOGUE = (*COUNTED, *HAD, *SEEN)
 
 HEAD = 2  # numbers before those of the series, see `ledger`

@@ -22,11 +22,12 @@ START_MARGIN = 5.0  # seconds of a lease kept free for recording after the deadl
 class Settings:
     """Times are in seconds. `concurrency` is requests in flight in one process.
 
+    `database_url` is one URL or several: the requests in flight are those of all of them.
     `allow` is what may be called besides public addresses, `ca_file` the certificates that
     are trusted besides the system's. With a `metrics_port` of 0 nothing is served.
     """
 
-    database_url: str
+    database_url: str | tuple[str, ...]
     concurrency: int = 100
     processes: int = 1
     timeout: float = 20.0
@@ -44,11 +45,19 @@ class Settings:
         for name, low, high in _RANGES:
             if not low <= getattr(self, name) <= high:
                 raise InvalidInput(name.replace("_", "-"), f"must be from {low:,} to {high:,}")
+        if self.concurrency < len(self.database_urls):
+            raise InvalidInput("concurrency", "must be at least one for each database")
         shortest = self.timeout + START_MARGIN
         if self.lease == 0:
             object.__setattr__(self, "lease", shortest + 10)
         if self.lease <= shortest:
             raise InvalidInput("lease", f"must be longer than timeout + {START_MARGIN:g} seconds")
+
+    @property
+    def database_urls(self) -> tuple[str, ...]:
+        """The URLs of all databases."""
+        url = self.database_url
+        return (url,) if isinstance(url, str) else url
 
     @property
     def start_window(self) -> float:

@@ -2,7 +2,7 @@
 
 Claims are taken ahead, so that a slot that falls free is filled at once instead of after
 the next commit. Both decisions, what to claim and who gets a free slot, are the same one:
-`quotas`.
+`quotas`. How many slots there are is a matter of all databases of the process: `shares`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from .claim import quotas
+from .shares import Share, Shares
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,13 +29,17 @@ class Waiting(NamedTuple):
 
 
 class Slots:
-    """What a process holds. `held` counts the claims of each lane, waiting or running."""
+    """What a process holds of a database, which has `share` of the slots, or all `size` of them.
 
-    def __init__(self, size: int) -> None:
+    `held` counts the claims of each lane, waiting or running.
+    """
+
+    def __init__(self, size: int, share: Share | None = None) -> None:
         self.held: Counter[str] = Counter()
+        self.share = share or Shares(size).join()
         self._running: Counter[str] = Counter()
         self._waiting: dict[str, deque[Waiting]] = {}
-        self._size = self._free = size
+        self._size = size
         self._room = AHEAD * size
 
     @property
@@ -45,12 +50,12 @@ class Slots:
     @property
     def free(self) -> int:
         """How many slots are free at this moment."""
-        return self._free
+        return self.share.room(self._size)
 
     @property
     def running(self) -> int:
         """How many slots are in use."""
-        return self._size - self._free
+        return self.share.in_flight
 
     @property
     def waiting(self) -> int:
@@ -59,7 +64,7 @@ class Slots:
 
     def reserve(self, lane: str, count: int) -> None:
         """Take `count` slots for `lane`: its claims must start the moment they are made."""
-        self._free -= count
+        self.share.began(count)
         self._room -= count
         self._running[lane] += count
         self.held[lane] += count
@@ -74,21 +79,22 @@ class Slots:
 
     def start(self) -> list[Claim]:
         """Return the claims that get a slot now."""
-        if not self._free or not self._waiting:
+        free = self.share.room(self.waiting) if self._waiting else 0
+        if not free:
             return []
         started = []
-        for lane, quota in quotas(list(self._waiting), self._free, self._running).items():
+        for lane, quota in quotas(list(self._waiting), free, self._running).items():
             for _ in range(min(quota, len(self._waiting[lane]))):
                 started.append(self._next(lane))
                 self._running[lane] += 1
-                self._free -= 1
+        self.share.began(len(started))
         return started
 
     def finished(self, lane: str) -> None:
         """A request of `lane` came to its end: its slot is free."""
-        self._free += 1
         _count_down(self._running, lane)
         self._let_go(lane)
+        self.share.ended()
 
     def late(self, now: float) -> list[Claim]:
         """Return, and forget, the claims that have waited too long."""

@@ -1,7 +1,8 @@
 """Log lines: plain language for people, one JSON object a line for machines.
 
-Fields of a line go in `extra`; both formats show them. Nothing here knows what a secret
-is: whoever logs must not hand one over.
+Fields of a line go in `extra`; both formats show them. `DATABASE` is a field of all lines
+that are told where it is set. Nothing here knows what a secret is: whoever logs must not
+hand one over.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextvars import ContextVar
+
+DATABASE = ContextVar("DATABASE", default="")  # its name, if the process serves several
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -41,11 +45,18 @@ class JsonFormatter(logging.Formatter):
 def configure(format: str, level: str) -> None:
     """Log to stderr in `format` (text or json), from `level` on."""
     handler = logging.StreamHandler()
+    handler.addFilter(_placed)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("outbox").setLevel(level.upper())
     for noisy in ("apscheduler", "asyncio", "httpx", "psycopg"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def _placed(record: logging.LogRecord) -> bool:
+    if DATABASE.get():
+        record.database = DATABASE.get()
+    return True
 
 
 def _moment(record: logging.LogRecord) -> str:

@@ -54,6 +54,12 @@ class Load(NamedTuple):
     open: int
 
 
+def together(loads: Sequence[Load], slots: int) -> Load:
+    """Return what a process with so many slots has in hand, of all its databases."""
+    in_use, _, waiting, unrecorded, open = map(sum, zip(*loads, strict=True))
+    return Load(in_use, slots - in_use, waiting, unrecorded, open)
+
+
 class Watch:
     """What one process did, told line by line and counted in `row`; `tally` is for its report."""
 

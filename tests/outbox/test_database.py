@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import doctest
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 from sqlalchemy import Connection, text
 
-from outbox import DatabaseUnavailable, SchemaMismatch, database
-from outbox.database import reason, translated
+from outbox import DatabaseUnavailable, InvalidInput, SchemaMismatch, database
+from outbox.database import conninfo, reason, split, translated
 from tests.factories import value
 
 if TYPE_CHECKING:
@@ -66,3 +67,35 @@ def test_sessions_may_be_shared(committed_db: Database) -> None:
         ours = kept.execute("SELECT source FROM pg_settings WHERE name = 'jit'").fetchone()
         assert ours != ("session",)
     engine.dispose()
+
+
+ONE, OTHER = "postgresql://ada:hunter2@db1/app", "postgresql://ada:hunter2@db2/app"
+
+
+def test_examples() -> None:
+    """What the docstrings show is so."""
+    assert doctest.testmod(database).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "urls"),
+    [
+        (ONE, [ONE]),
+        (f"  {ONE}\n{OTHER}\n", [ONE, OTHER]),
+        (f"{ONE}\tpostgres://x/y  postgresql+psycopg://x/z",
+         [ONE, "postgres://x/y", "postgresql+psycopg://x/z"]),
+        ("embedded:./one embedded:./an other", ["embedded:./one", "embedded:./an other"]),
+        ("host=db dbname=app", ["host=db dbname=app"]),
+    ],
+)  # fmt: skip
+def test_split(given: str, urls: list[str]) -> None:
+    """White space parts URLs, but only where one begins: a path may have blanks."""
+    assert split(given) == urls
+
+
+def test_several_are_not_one() -> None:
+    """Where one database is meant, several are refused, without a password."""
+    with pytest.raises(InvalidInput) as refused:
+        conninfo(f"{ONE}\n{OTHER}", application_name="test")
+
+    assert str(refused.value) == ("database url: several are given; choose one with --database-url")

@@ -6,12 +6,13 @@ import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
-from outbox.worker.process import Process, _pool
+from outbox.worker.life import _pool
+from outbox.worker.process import Process
 from outbox.worker.rows import Result
 from outbox.worker.settings import Settings
 from outbox.worker.store import Store
@@ -149,11 +150,11 @@ async def working(
 ) -> AsyncIterator[Process]:
     """A whole worker in this process, but for its transport; it is stopped at the end."""
     process = Process(Settings(**{"database_url": database.url, "concurrency": 10, **settings}))
-    process._traces = traces
+    (life,) = process.lives
     async with _pool(database.url) as pool, transport:
         store = Store(pool)
         await store.register("test", 1, "0")
-        work = asyncio.create_task(process._work(store, cast("Any", transport)))
+        work = asyncio.create_task(life.work(store, transport, traces))
         try:
             yield process
         finally:
