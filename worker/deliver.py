@@ -237,7 +237,7 @@ class Deliverer:
     def _fill(self) -> None:
         """Start what waits, as far as there are slots."""
         if not self.bell.stopping:
-            for claim in self._slots.start():
+            for claim in self._slots.start(time.monotonic()):
                 self._start(claim)
 
     def _start(self, claim: Claim) -> None:

@@ -77,13 +77,14 @@ class Slots:
             self.held[lane] += 1
             self._room -= 1
 
-    def start(self) -> list[Claim]:
-        """Return the claims that get a slot now."""
+    def start(self, now: float) -> list[Claim]:
+        """Return the claims that get a slot now; what is `late` by now gets none."""
         free = self.share.room(self.waiting) if self._waiting else 0
         if not free:
             return []
         started = []
-        for lane, quota in quotas(list(self._waiting), free, self._running).items():
+        lanes = [lane for lane, queue in self._waiting.items() if queue[0].until >= now]
+        for lane, quota in quotas(lanes, free, self._running).items():
             for _ in range(min(quota, len(self._waiting[lane]))):
                 started.append(self._next(lane))
                 self._running[lane] += 1

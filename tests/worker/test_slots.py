@@ -29,12 +29,12 @@ def test_in_turn() -> None:
     slots = Slots(5)
     slots.add(claims("a", 6), until=1.0)
 
-    assert names(slots.start()) == ["a0", "a1", "a2", "a3"]
-    assert slots.start() == []
+    assert names(slots.start(0.0)) == ["a0", "a1", "a2", "a3"]
+    assert slots.start(0.0) == []
 
     slots.finished("a")
 
-    assert names(slots.start()) == ["a4"]
+    assert names(slots.start(0.0)) == ["a4"]
     assert slots.held == {"a": 5}
 
 
@@ -42,10 +42,10 @@ def test_the_last_slot_is_for_another() -> None:
     """However much waits for one receiver, another one's claim starts at once."""
     slots = Slots(4)
     slots.add(claims("a", 7), until=1.0)
-    slots.start()
+    slots.start(0.0)
     slots.add(claims("b", 1), until=1.0)
 
-    assert names(slots.start()) == ["b0"]
+    assert names(slots.start(0.0)) == ["b0"]
 
 
 def test_a_single_slot() -> None:
@@ -53,7 +53,7 @@ def test_a_single_slot() -> None:
     slots = Slots(1)
     slots.add(claims("a", 2), until=1.0)
 
-    assert names(slots.start()) == ["a0"]
+    assert names(slots.start(0.0)) == ["a0"]
     assert slots.room == 0
 
 
@@ -61,7 +61,7 @@ def test_late() -> None:
     """What waited too long is handed back, and its room is free again."""
     slots = Slots(2)
     slots.add(claims("a", 2), until=1.0)
-    slots.start()
+    slots.start(0.0)
     slots.add(claims("b", 1), until=5.0)
 
     assert names(slots.late(1.0)) == []
@@ -70,12 +70,23 @@ def test_late() -> None:
     assert slots.room == 2
 
 
+def test_late_while_nobody_looks() -> None:
+    """A claim that waited too long does not start, though nobody handed it back in time."""
+    slots = Slots(2)
+    slots.add(claims("a", 1), until=1.0)
+    slots.add(claims("b", 1), until=5.0)
+
+    assert names(slots.start(1.1)) == ["b0"]
+    assert names(slots.late(1.1)) == ["a0"]
+    assert slots.start(1.1) == []
+
+
 def test_drop() -> None:
     """What waits is handed back, of some lanes or of all; what runs stays."""
     slots = Slots(3)
     for lane in "abc":
         slots.add(claims(lane, 2), until=1.0)
-    slots.start()
+    slots.start(0.0)
 
     assert names(slots.drop(["b", "unknown"])) == ["b1"]
     assert names(slots.drop()) == ["a1", "c1"]
@@ -100,7 +111,7 @@ def test_every_claim_is_somewhere(size: int, steps: list[tuple[str, str]]) -> No
             slots.add(claims(lane, 2), until=now + 4)
             added += 2
         elif step == "start":
-            running.update(claim.subscription_id for claim in slots.start())
+            running.update(claim.subscription_id for claim in slots.start(0.0))
         elif step == "finish" and running[lane]:
             slots.finished(lane)
             running[lane] -= 1
