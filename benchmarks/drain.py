@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     Run = dict[str, Any]
 
-PACKAGES = ("aiohttp", "httpx", "psycopg", "uvloop")
+PACKAGES = ("aiohttp", "httptools", "httpx", "psycopg", "uvloop")
 COLUMNS = {  # of a row: its title and its format
     "rate": ("a second", ",.0f"),
     "ratio": ("of raw", ".2f"),

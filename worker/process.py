@@ -34,7 +34,7 @@ from .store import Store, check_keys, check_schema, is_shared
 from .supervisor import FUTILE
 from .traces import configured as traces_configured
 from .traces import flush as flush_traces
-from .transport import AiohttpTransport, tls_context
+from .transport import HttpTransport, tls_context
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Process:
             monitor = Monitor(self._post, store, self._settings.database_url)
             await stack.enter_async_context(monitor.serving(self._post.listener))
 
-    async def _work(self, store: Store, transport: AiohttpTransport) -> None:
+    async def _work(self, store: Store, transport: HttpTransport) -> None:
         def recorded(lane: str, _: Result, done: Recorded) -> None:
             if done.outcome != "late":
                 deliverer.recorded(lane, done.due_in)
@@ -216,8 +216,8 @@ def _told() -> Iterator[None]:
         raise DatabaseUnavailable(reason(error)) from error
 
 
-def _transport(settings: Settings) -> AiohttpTransport:
-    return AiohttpTransport(
+def _transport(settings: Settings) -> HttpTransport:
+    return HttpTransport(
         connect_timeout=settings.connect_timeout,
         allow=settings.allow,
         proxy=settings.proxy,

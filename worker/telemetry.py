@@ -44,7 +44,7 @@ def configure(format: str, level: str) -> None:
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("outbox").setLevel(level.upper())
-    for noisy in ("apscheduler", "asyncio", "aiohttp", "httpx", "psycopg"):
+    for noisy in ("apscheduler", "asyncio", "httpx", "psycopg"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 

@@ -1,36 +1,31 @@
-"""httpx on the outside, aiohttp's engine underneath.
+"""httpx on the outside, a small HTTP/1.1 client of our own underneath.
 
-An `httpx.AsyncBaseTransport` that speaks plain HTTP/1.1: no redirects, no cookies, no
-proxies of the environment, no decompression, no retries of its own, and connections only
-to addresses that are allowed (`connector.py`). httpx's own connection pool grows slow with
-the connections it holds; this one does not (section "Why it is so" of the README).
+An `httpx.AsyncBaseTransport` for one job: no redirects, no cookies, no proxies of the
+environment, no decompression, no retries of its own, and connections only to addresses
+that are allowed (`connector.py`). What is general in a client costs more than a delivery
+does (section "Why it is so" of the README).
 
 A kept connection that turns out to be closed is reported as `Stale`: whether the request
 is made again is not decided here, because the receiver may have read it.
-
-Objects that a subscription's requests share (its URL) are made once and kept.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import aiohttp
 import httpx
-from multidict import CIMultiDict
-from yarl import URL
 
 from outbox.addresses import PUBLIC
 from outbox.errors import InvalidInput
 
 from . import crash
-from .connector import EXCHANGE, Connector, Exchange, Policy
-from .failures import Stale
+from .connector import Connector, Policy
+from .kept import Kept
 from .phases import Stopwatch
 from .resolver import Resolver
+from .route import route
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,12 +33,11 @@ if TYPE_CHECKING:
     from outbox.addresses import Allowed
 
     from .proxy import Proxy
+    from .route import Place
+    from .wire import Wire
 
-MAX_LINE = 8_190  # bytes of a status or header line
-MAX_HEADERS = 128
 
-
-class AiohttpTransport(httpx.AsyncBaseTransport):
+class HttpTransport(httpx.AsyncBaseTransport):
     """Sends `httpx.Request`s.
 
     `connect_timeout` is the seconds to resolve, connect and shake hands, `ca_file` holds
@@ -61,83 +55,66 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         resolver: Resolver | None = None,
     ) -> None:
         policy = Policy(timeout=connect_timeout, tls=tls_context(ca_file), allow=allow, proxy=proxy)
-        self._proxy = URL(proxy.url) if proxy else None
+        self._proxied = proxy is not None
         self._resolver = resolver or Resolver()
-        self._session = aiohttp.ClientSession(
-            connector=Connector(policy, self._resolver),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None),
-            skip_auto_headers=("accept", "accept-encoding", "user-agent", "content-type"),
-            auto_decompress=False,
-            trust_env=False,
-            max_line_size=MAX_LINE,
-            max_field_size=MAX_LINE,
-            max_headers=MAX_HEADERS,
-        )
-        self._session._retry_connection = False  # noqa: SLF001 - else a PUT may go out twice
+        self._connector = Connector(policy, self._resolver)
+        self._kept = Kept()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` and return as soon as the headers are there."""
-        exchange = Exchange(request.extensions.get("stopwatch") or Stopwatch())
-        EXCHANGE.set(exchange)
-        headers = CIMultiDict(
-            [(k.decode("ascii"), v.decode("ascii")) for k, v in request.headers.raw]
-        )
+        way = route(request.method, str(request.url), proxied=self._proxied)
+        body = await _bytes(request.stream)
+        head = way.head(request.headers.raw, len(body))
+        wire = self._kept.take(way.place)
+        if wire is None:
+            watch = request.extensions.get("stopwatch") or Stopwatch()
+            wire = await self._connector.connect(way.place, watch)
         try:
-            response = await self._session.request(
-                request.method,
-                _yarl(str(request.url)),
-                data=_data(await _bytes(request.stream), headers),
-                headers=headers,
-                allow_redirects=False,
-                proxy=self._proxy,
-            )
-        except (aiohttp.ClientError, ValueError, OSError) as error:
-            raise _translated(error, exchange) from error
-        return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
+            if crash.WHERE == "half":
+                await _ask_in_halves(wire, head, body)
+            else:
+                wire.ask(head + body, bodiless=way.bodiless)
+            answer = await wire.headers()
+        except BaseException:
+            wire.abort()
+            raise
+        stream = _Body(wire, way.place, self._kept)
+        return httpx.Response(answer.status, headers=answer.headers, stream=stream)
 
     async def aclose(self) -> None:
         self._resolver.close()
-        await self._session.close()
+        await self._kept.aclose()
 
 
 class _Body(httpx.AsyncByteStream):
     """The raw body. Closed before its end, it closes the connection with it."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
+    def __init__(self, wire: Wire, place: Place, kept: Kept) -> None:
+        self._wire = wire
+        self._place = place
+        self._kept = kept
+        self._closed = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        try:
-            chunk = await self._response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
-            raise _translated(error, None) from error
+        chunk = b"" if self._closed else await self._wire.chunk()
         if not chunk:
             raise StopAsyncIteration
         return chunk
 
     async def aclose(self) -> None:
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
+        if not self._closed:  # a connection that is given back twice would serve two at once
+            self._closed = True
+            self._kept.keep(self._place, self._wire)
 
 
-def _data(body: bytes, headers: CIMultiDict[str]) -> bytes | AsyncIterator[bytes]:
-    if crash.WHERE != "half":
-        return body
-    headers["content-length"] = str(len(body))
-    return _in_halves(body)
-
-
-async def _in_halves(body: bytes) -> AsyncIterator[bytes]:
-    yield body[: len(body) // 2]
+async def _ask_in_halves(wire: Wire, head: bytes, body: bytes) -> None:
+    wire.ask(head + body[: len(body) // 2])
     await asyncio.sleep(0)  # lets the first half leave
     crash.at("half")
-    yield body[len(body) // 2 :]
+    wire.write(body[len(body) // 2 :])
 
 
 async def _bytes(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
@@ -146,11 +123,6 @@ async def _bytes(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
     if isinstance(stream, httpx.AsyncByteStream):
         return b"".join([chunk async for chunk in stream])
     raise TypeError("an async transport takes an async stream")
-
-
-@lru_cache(maxsize=4096)
-def _yarl(url: str) -> URL:
-    return URL(url, encoded=True)
 
 
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
@@ -169,41 +141,3 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
     except OSError as error:  # ssl.SSLError is one
         raise InvalidInput("ca-file", "is not a readable file of PEM certificates") from error
     return context
-
-
-def _translated(error: Exception, exchange: Exchange | None) -> httpx.TransportError:
-    """Return httpx's name for what aiohttp saw, in words without the URL's query."""
-    if isinstance(error, _CUT) and exchange and not exchange.fresh and not _received(exchange):
-        return Stale("a kept connection was closed by the receiver")
-    name = next((name for known, name in _NAMES if isinstance(error, known)), httpx.ReadError)
-    return name(_in_words(error))
-
-
-def _received(exchange: Exchange) -> int:
-    return exchange.wire.received if exchange.wire else 0
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientResponseError):
-        return error.message.split("\n")[0].rstrip(":")
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return _WORDS.get(type(error), type(error).__name__)
-
-
-_CUT = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-
-_WORDS: dict[type[Exception], str] = {
-    aiohttp.ServerDisconnectedError: "the receiver closed the connection without an answer",
-    aiohttp.ClientPayloadError: "the body broke off",
-    aiohttp.InvalidURL: "the URL is not valid",
-}
-
-# The first that fits counts: aiohttp's classes inherit from each other and from OSError.
-_NAMES: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
-    (aiohttp.ClientPayloadError, httpx.ReadError),
-    (aiohttp.ClientResponseError, httpx.RemoteProtocolError),
-    (aiohttp.ServerDisconnectedError, httpx.ReadError),
-    (OSError, httpx.ReadError),
-    (ValueError, httpx.RemoteProtocolError),
-)

@@ -14,7 +14,7 @@ from standardwebhooks import Webhook
 
 from outbox import deliveries, subscriptions
 from outbox.worker.breaker import FIRST_WINDOW
-from outbox.worker.transport import AiohttpTransport
+from outbox.worker.transport import HttpTransport
 from tests.factories import BY, LOOPBACK, emit_many, event, rows, subscribe, value
 
 from .conftest import until, working
@@ -364,7 +364,7 @@ def test_traceparent(host: Host, receiver: Receiver, traceparent: str) -> None:
     (id,) = host.emit(context={"traceparent": traceparent})
 
     async def run() -> None:
-        async with working(host.database, AiohttpTransport(allow=LOOPBACK, connect_timeout=5)):
+        async with working(host.database, HttpTransport(allow=LOOPBACK, connect_timeout=5)):
             await until(ended(host), timeout=5)
 
     asyncio.run(run())

@@ -18,7 +18,7 @@ from outbox.worker import resolver as resolving
 from outbox.worker.proxy import Proxy, parse_proxy
 from outbox.worker.resolver import THREADS, Resolver
 from outbox.worker.send import send
-from outbox.worker.transport import AiohttpTransport, tls_context
+from outbox.worker.transport import HttpTransport, tls_context
 from tests.factories import LOOPBACK
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ def sent(
 @asynccontextmanager
 async def transport(
     dns: Callable[..., list[Any]], allow: Allowed = LOOPBACK, **options: Any
-) -> AsyncIterator[AiohttpTransport]:
-    over = AiohttpTransport(
+) -> AsyncIterator[HttpTransport]:
+    over = HttpTransport(
         **{"allow": allow, "connect_timeout": 5, "resolver": Resolver(dns), **options}
     )
     try:
@@ -159,7 +159,7 @@ def test_rebinding() -> None:
 def test_rebinding_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next connection judges the name anew: what has moved inside is not called."""
     monkeypatch.setattr(resolving, "FOUND_SECONDS", 0)
-    monkeypatch.setattr("outbox.worker.connector.KEEP_ALIVE", 0)
+    monkeypatch.setattr("outbox.worker.kept.KEEP_ALIVE", 0)
     dns = Dns(rebind_example=[["127.0.0.2"], ["127.0.0.1"]])
     url = "http://rebind.example:{port}/"
     replies, receivers = sent(

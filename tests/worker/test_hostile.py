@@ -23,7 +23,7 @@ import pytest
 import outbox
 from outbox.worker import attempt, send
 from outbox.worker.resolver import Resolver
-from outbox.worker.transport import AiohttpTransport
+from outbox.worker.transport import HttpTransport
 from tests.factories import LOOPBACK, event, rows, subscribe
 from tests.logs import CANARY
 
@@ -196,7 +196,7 @@ class Scene:
             subscribe(connection, self.healthy.url, ["healthy"])
             outbox.emit_many(connection, [event("healthy")] * HEALTHY)
         self.emit(count)
-        transport = AiohttpTransport(**{"allow": LOOPBACK, "connect_timeout": CONNECT, **options})
+        transport = HttpTransport(**{"allow": LOOPBACK, "connect_timeout": CONNECT, **options})
         started = time.monotonic()
         async with working(self.database, transport, timeout=DEADLINE):
             await until(lambda: len(self.healthy.requests) >= HEALTHY)
@@ -427,7 +427,7 @@ def test_a_kept_connection_that_was_closed(scene: Scene) -> None:
                 writer.write(OK)
 
     async def run() -> list[tuple[Any, ...]]:
-        transport = AiohttpTransport(allow=LOOPBACK, connect_timeout=CONNECT)
+        transport = HttpTransport(allow=LOOPBACK, connect_timeout=CONNECT)
         async with listening(peer) as port:
             scene.subscribe(f"http://127.0.0.1:{port}/hook?token={CANARY}")
             async with working(scene.database, transport, timeout=DEADLINE):

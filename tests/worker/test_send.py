@@ -15,7 +15,7 @@ import pytest
 from outbox.request import Outgoing
 from outbox.worker.failures import Blocked, DnsError, Stale, TlsError
 from outbox.worker.send import BODY_KEPT, send
-from outbox.worker.transport import AiohttpTransport
+from outbox.worker.transport import HttpTransport
 from tests.factories import LOOPBACK
 
 from .peers import OK, answering, hang, listening, reset, whole_request
@@ -125,7 +125,7 @@ async def exchange(
     port: int, *, path: str = "/x", timeout: float = DEADLINE, body: bytes = BODY, times: int = 1
 ) -> Reply:
     """Send to a port with a transport of its own; the last reply."""
-    transport = AiohttpTransport(allow=LOOPBACK, connect_timeout=5)
+    transport = HttpTransport(allow=LOOPBACK, connect_timeout=5)
     try:
         for _ in range(times):
             reply = await send(
@@ -364,7 +364,7 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
 
 def unreachable(url: str, *, timeout: float = 5, connect_timeout: float = 5) -> Reply:
     async def run() -> Reply:
-        transport = AiohttpTransport(allow=LOOPBACK, connect_timeout=connect_timeout)
+        transport = HttpTransport(allow=LOOPBACK, connect_timeout=connect_timeout)
         try:
             return await send(transport, outgoing(url), timeout=timeout)
         finally:
@@ -398,7 +398,7 @@ def test_connecting_takes_too_long() -> None:
 
     async def run() -> Reply:
         async with listening(hang) as port:
-            transport = AiohttpTransport(allow=LOOPBACK, connect_timeout=DEADLINE)
+            transport = HttpTransport(allow=LOOPBACK, connect_timeout=DEADLINE)
             try:
                 return await send(transport, outgoing(f"https://127.0.0.1:{port}/"), timeout=30)
             finally:
@@ -410,7 +410,7 @@ def test_connecting_takes_too_long() -> None:
 def https(peer: Peer, **options: Any) -> Reply:
     async def run() -> Reply:
         async with listening(peer, **options) as port:
-            transport = AiohttpTransport(allow=LOOPBACK, connect_timeout=5)
+            transport = HttpTransport(allow=LOOPBACK, connect_timeout=5)
             try:
                 return await send(transport, outgoing(f"https://127.0.0.1:{port}/"), timeout=5)
             finally:

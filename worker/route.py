@@ -1,0 +1,92 @@
+"""Where the requests to a URL go, and the bytes with which they begin.
+
+What all requests to a URL have in common is made once and kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding"})
+WITH_BODY = frozenset({"POST", "PUT", "PATCH"})  # always: without one their length is 0
+
+
+class Place(NamedTuple):
+    """What a connection leads to; kept connections are told apart by it.
+
+    All connections of a transport go through the same proxy, or through none.
+    """
+
+    tls: bool
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way of requests with one method to one URL."""
+
+    place: Place
+    method: str
+    beginning: bytes
+
+    @property
+    def bodiless(self) -> bool:
+        """Whether the answer has no body, whatever its headers say."""
+        return self.method == "HEAD"
+
+    def head(self, headers: Sequence[tuple[bytes, bytes]], length: int) -> bytes:
+        """Return all that goes before a body of `length` bytes.
+
+        The framing is ours: host and length among `headers` are left out. Raises
+        httpx.LocalProtocolError if one of them would end its line.
+        """
+        lines = [b"%b: %b\r\n" % each for each in headers if each[0].lower() not in FRAMING]
+        if length or self.method in WITH_BODY:
+            lines.append(b"Content-Length: %d\r\n" % length)
+        head = b"%b%b\r\n" % (self.beginning, b"".join(lines))
+        ends = len(lines) + 3  # the first two, and the empty one
+        if head.count(b"\r") != ends or head.count(b"\n") != ends or b"\0" in head:
+            raise httpx.LocalProtocolError("a header has a line end or a NUL in it")
+        return head
+
+
+@lru_cache(maxsize=4096)
+def route(method: str, url: str, *, proxied: bool = False) -> Route:
+    """Return the way of `method` requests to `url`; a proxy has to be told all of an http URL.
+
+    Raises httpx.UnsupportedProtocol or httpx.LocalProtocolError.
+    """
+    if not (method.isascii() and method.isalpha()):
+        raise httpx.LocalProtocolError("the method is not valid")
+    parsed = _parsed(url)
+    host = parsed.raw_host.decode("ascii")
+    tls = parsed.scheme == "https"
+    port = parsed.port or (443 if tls else 80)
+    name = host.rstrip(".")
+    shown = f"[{name}]" if ":" in name else name
+    place = shown if parsed.port is None else f"{shown}:{port}"
+    target = parsed.raw_path.decode("ascii")
+    if proxied and not tls:
+        target = f"http://{place}{target}"
+    beginning = f"{method} {target} HTTP/1.1\r\nHost: {place}\r\n".encode("ascii")
+    return Route(Place(tls, host, port), method, beginning)
+
+
+def _parsed(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise httpx.LocalProtocolError("the URL is not valid") from error
+    if parsed.scheme not in ("http", "https"):
+        raise httpx.UnsupportedProtocol("the URL is neither http nor https")
+    if not parsed.raw_host or (parsed.port is not None and not 0 < parsed.port < 65_536):
+        raise httpx.LocalProtocolError("the URL is not valid")
+    return parsed
