@@ -19,7 +19,10 @@ WITH_BODY = frozenset({"POST", "PUT", "PATCH"})  # always: without one their len
 
 
 class Place(NamedTuple):
-    """What a connection leads to; kept connections are told apart by it."""
+    """What a connection leads to; kept connections are told apart by it.
+
+    All connections of a transport go through the same proxy, or through none.
+    """
 
     tls: bool
     host: str
@@ -61,10 +64,12 @@ def route(method: str, url: str, *, proxied: bool = False) -> Route:
 
     Raises httpx.UnsupportedProtocol or httpx.LocalProtocolError.
     """
+    if not (method.isascii() and method.isalpha()):
+        raise httpx.LocalProtocolError("the method is not valid")
     parsed = _parsed(url)
     host = parsed.raw_host.decode("ascii")
     tls = parsed.scheme == "https"
-    port = parsed.port if parsed.port is not None else 443 if tls else 80
+    port = parsed.port or (443 if tls else 80)
     name = host.rstrip(".")
     shown = f"[{name}]" if ":" in name else name
     place = shown if parsed.port is None else f"{shown}:{port}"

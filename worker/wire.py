@@ -71,8 +71,8 @@ class Answer:
             self._parse(data[:room])
             if self.headed:
                 self._parse(data[room:])
-        if not self.complete and self._framing >= (2 if self.headed else 1) * MAX_HEAD:
-            self.error = self.error or "the headers have no end"
+        if not self.complete and self.error is None:
+            self._check_framing()
         if self.complete or self.error is not None:
             self._parser = None  # they know each other: nothing but the collector would free them
 
@@ -92,6 +92,13 @@ class Answer:
             self.keeps = False
             if not self.complete and self.error is None:
                 self.error = f"no valid HTTP: {error}"
+
+    def _check_framing(self) -> None:
+        """Around a body (sizes of chunks, trailers) there may be as much again as before it."""
+        if not self.headed and self._framing >= MAX_HEAD:
+            self.error = "the headers have no end"
+        elif self._framing >= 2 * MAX_HEAD:
+            self.error = "there is too much around the body"
 
     def _ends_with_connection(self) -> bool:
         """RFC 9112, 6.3, rule 8."""

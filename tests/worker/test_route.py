@@ -58,6 +58,13 @@ def test_nowhere(url: str) -> None:
         route("POST", url)
 
 
+@pytest.mark.parametrize("method", ["", "GET /", "GÉT", "GET\r\n"])
+def test_no_method(method: str) -> None:
+    """A method is one word: nothing else stands in the first line."""
+    with pytest.raises(httpx.LocalProtocolError):
+        route(method, "http://a/")
+
+
 def test_the_head() -> None:
     """Headers go out as they are, in their order; what frames the request is ours."""
     given = [(b"X-A", b"1"), (b"Host", b"evil"), (b"content-length", b"9"), (b"x-a", b"\xff")]
