@@ -7,6 +7,7 @@ hand one over.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -51,6 +52,12 @@ def configure(format: str, level: str) -> None:
     logging.getLogger("outbox").setLevel(level.upper())
     for noisy in ("apscheduler", "asyncio", "httpx", "psycopg"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    logging.getLogger("apscheduler.executors.default").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A duty that was about to begin when the process stopped is none."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def _placed(record: logging.LogRecord) -> bool:

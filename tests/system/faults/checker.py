@@ -218,12 +218,15 @@ def in_order(evidence: Evidence) -> Iterator[str]:
                 ended.add(seen.event)
 
 
+LINES = 40  # of a traceback that are told
+
+
 def quiet_logs(evidence: Evidence) -> Iterator[str]:
     """No worker was surprised."""
     for number, line in enumerate(evidence.logs):
         if "Traceback" in line:
-            told = next((each for each in evidence.logs[number + 1 :] if each[:1].strip()), "")
-            yield f"a traceback in a log: {told}"
+            told = "\n".join(evidence.logs[max(0, number - 2) : number + LINES])
+            yield f"a traceback in a log:\n{told}"
 
 
 def adds_up(evidence: Evidence) -> Iterator[str]:
