@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Text, cast, func, select
+from sqlalchemy import Text, any_, cast, func, select
 
 from .encoding import check_text
 from .errors import InvalidInput
@@ -75,7 +75,8 @@ def conditions(wanted: EventFilter) -> Iterator[ColumnElement[bool]]:
     if wanted.fan_out is not None:
         aside = event_queue.c.due_at == INFINITY
         place = aside if wanted.fan_out == "set aside" else event_queue.c.due_at < INFINITY
-        yield event.c.id.in_(select(event_queue.c.event_id).where(place))
+        queued = select(event_queue.c.event_id).where(place).scalar_subquery()
+        yield event.c.id == any_(func.array(queued))  # once, however much the planner expects
 
 
 def is_of_type(pattern: str) -> ColumnElement[bool]:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
-from sqlalchemy import Boolean, Text, Uuid, bindparam, cast, column, func, select, update
+from sqlalchemy import Boolean, Integer, Text, Uuid, bindparam, cast, column, func, select, update
 
 from .encoding import check_text, encode
 from .errors import InvalidInput, KeyConflict, NotFound
@@ -231,7 +231,8 @@ def list_events(
     `narrowed` are members of the filter, for short: `list_events(connection, type="invoice.*")`.
     """
     wanted = replace(wanted, **narrowed)
-    query = select(*_COLUMNS).order_by(event.c.id.desc()).limit(limit)
+    few = bindparam("few", limit, Integer, literal_execute=True)  # so that it is planned for
+    query = select(*_COLUMNS).order_by(event.c.id.desc()).limit(few)
     query = query.where(*conditions(wanted))
     if before is not None:
         query = query.where(event.c.id < before)
