@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
-from sqlalchemy import Boolean, Integer, Text, Uuid, bindparam, cast, column, func, select, update
+from sqlalchemy import Boolean, Text, Uuid, bindparam, cast, column, func, select, update
 
 from .encoding import check_text, encode
 from .errors import InvalidInput, KeyConflict, NotFound
-from .event_filter import EVERYTHING, EventFilter, conditions
+from .event_filter import EVERYTHING, EventFilter, matching
 from .event_types import check_type
 from .tables import INFINITY, JsonText, event, event_queue
 
@@ -231,11 +231,7 @@ def list_events(
     `narrowed` are members of the filter, for short: `list_events(connection, type="invoice.*")`.
     """
     wanted = replace(wanted, **narrowed)
-    few = bindparam("few", limit, Integer, literal_execute=True)  # so that it is planned for
-    query = select(*_COLUMNS).order_by(event.c.id.desc()).limit(few)
-    query = query.where(*conditions(wanted))
-    if before is not None:
-        query = query.where(event.c.id < before)
+    query = matching(wanted, *_COLUMNS, before=before, limit=limit)
     return [StoredEvent(*row) for row in connection.execute(query)]
 
 
