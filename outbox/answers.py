@@ -27,18 +27,17 @@ from sqlalchemy import (
     not_,
     or_,
     select,
+    union_all,
 )
 
-from .deliveries import BLOCKED, HELD
+from .deliveries import BLOCKED, HELD, QUEUED
 from .delivery_filter import ENDS
 from .encoding import encode
 from .tables import (
     JsonText,
     Moment,
     attempt,
-    blocked_subject,
     delivery,
-    delivery_queue,
     event,
     event_queue,
     subscription,
@@ -114,8 +113,9 @@ def look(connection: Connection, asked: Sequence[tuple[UUID, Seen | None]]) -> l
 
 
 # An event's place in the queue begins with the time at which it was put there, which no
-# index leads to. But it is not before the time that the id holds, and whoever waits asks
-# soon: a short piece of the index, read from its end, once. Then the place is known.
+# index leads to. But it is soon after the time that the id holds: a short piece of the index.
+# If it is not there, it is looked for from the end on, since whoever waits asks soon. Then
+# the place is known.
 #
 # The bounds of the ids leave a day or two of the partitions to plan for.
 
@@ -215,10 +215,10 @@ def _asked() -> Any:
 
 
 def _deliveries(event_id: ColumnElement[UUID]) -> FromClause:
-    queue = delivery_queue.c
+    queue = QUEUED.c
     last = _last_attempt()
     is_open = queue.delivery_id.is_not(None)
-    stopped = or_(subscription.c.state != "active", blocked_subject.c.delivery_id.is_not(None))
+    stopped = or_(subscription.c.state != "active", BLOCKED.c.delivery_id.is_not(None))
     return (
         select(
             delivery.c.replay_id,
@@ -236,8 +236,8 @@ def _deliveries(event_id: ColumnElement[UUID]) -> FromClause:
         )
         .select_from(delivery)
         .outerjoin(subscription, subscription.c.id == delivery.c.subscription_id)
-        .outerjoin(delivery_queue, queue.delivery_id == delivery.c.id)
-        .outerjoin(blocked_subject, BLOCKED)
+        .outerjoin(QUEUED, literal_column("true"))
+        .outerjoin(BLOCKED, literal_column("true"))
         .outerjoin(last, literal_column("true"))
         .where(delivery.c.event_id == event_id, delivery.c.id >= _FIRST)
         .offset(literal_column("0"))
@@ -260,20 +260,31 @@ def _last_attempt() -> FromClause:
 
 
 def _place(asked: Any, known: FromClause, made: FromClause) -> FromClause:
-    """The place in the queue, of those that have no delivery by their fan-out yet."""
-    columns = event_queue.c
+    """The place in the queue, of those that have no delivery by their fan-out yet.
+
+    Where it was the last time; else where it is likely to be; else wherever it can be.
+    """
+    at = asked.c.queued_at
+    likely = func.coalesce(at, known.c.due_at, asked.c.since + _HOUR)
     soonest = func.least(known.c.due_at, func.coalesce(asked.c.since, _MINUS_INFINITY))
     latest = func.greatest(known.c.due_at, func.now() + literal_column("interval '1 min'"))
-    return _first(
-        select(columns.due_at).order_by(columns.due_at.desc()),
-        or_(made.c.delivery_id.is_(None), made.c.replay_id.is_not(None)),
-        columns.event_id == known.c.id,
-        columns.due_at >= func.coalesce(asked.c.queued_at, soonest),
-        columns.due_at <= func.coalesce(asked.c.queued_at, latest),
-    ).lateral("queued")
+    waits = or_(made.c.delivery_id.is_(None), made.c.replay_id.is_not(None))
+
+    def between(first: Any, last: Any, order: Any) -> Any:
+        place = event_queue.c.due_at.between(first, last)
+        query = select(event_queue.c.due_at).order_by(order).correlate(asked, known, made)
+        return _first(query, waits, place, event_queue.c.event_id == known.c.id)
+
+    due_at = event_queue.c.due_at
+    near = between(likely, func.coalesce(at, known.c.due_at, likely + _SOON), due_at)
+    far = between(soonest, latest, due_at.desc()).where(at.is_(None))
+    either = union_all(near, far).subquery("either")
+    return _first(select(either.c.due_at)).lateral("queued")
 
 
 _LOW, _HIGH, _FIRST = (bindparam(name, type_=Uuid) for name in ("low", "high", "first"))
+_SOON: ColumnElement[Any] = literal_column("interval '5 s'")  # from an id to its place, mostly
+_HOUR: ColumnElement[Any] = literal_column("interval '1 h'")  # as _CLOCKS
 _INFINITY: ColumnElement[Any] = literal_column("'infinity'::timestamptz")
 _MINUS_INFINITY: ColumnElement[Any] = literal_column("'-infinity'::timestamptz")
 _LOOK = _statement()

@@ -10,7 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Text, and_, case, cast, false, func, not_, select, true
+from sqlalchemy import (
+    Integer,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    false,
+    func,
+    literal_column,
+    not_,
+    select,
+    true,
+)
 
 from .delivery_filter import ENDS, EVERYTHING, DeliveryFilter, last_attempt, matching
 from .errors import NotFound
@@ -29,7 +42,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from sqlalchemy import Connection, RowMapping, Select, Subquery
+    from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Subquery
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +114,8 @@ def list_deliveries(
 
         deliveries.list_deliveries(connection, state="dead")
     """
-    page = matching(replace(wanted, **narrowed), before=before).limit(limit).subquery("page")
+    few = bindparam("few", limit, Integer, literal_execute=True)  # so that it is planned for
+    page = matching(replace(wanted, **narrowed), before=before).limit(few).subquery("page")
     query = _described(page).order_by(page.c.id.desc())
     return [_from_row(row) for row in connection.execute(query).mappings()]
 
@@ -131,13 +145,28 @@ def count_open(connection: Connection, subscription_id: UUID) -> int:
     return connection.execute(query).scalar_one()
 
 
+# What stands in the queues is looked up, delivery by delivery: a LIMIT leaves the planner no
+# other way, even if it takes a queue for empty that has a million rows by now.
+
 _LAST = last_attempt()
-_is_open = delivery_queue.c.delivery_id.is_not(None)
-_waits = delivery_queue.c.due_at == INFINITY
-BLOCKED = and_(
-    _waits,
-    blocked_subject.c.subscription_id == delivery_queue.c.subscription_id,
-    blocked_subject.c.subject == delivery_queue.c.subject,
+_ONE: ColumnElement[int] = literal_column("1")
+QUEUED = (
+    select(delivery_queue)
+    .where(delivery_queue.c.delivery_id == delivery.c.id)
+    .limit(_ONE)
+    .lateral("queued")
+)
+_is_open = QUEUED.c.delivery_id.is_not(None)
+_waits = QUEUED.c.due_at == INFINITY
+BLOCKED = (
+    select(blocked_subject.c.delivery_id)
+    .where(
+        _waits,
+        blocked_subject.c.subscription_id == QUEUED.c.subscription_id,
+        blocked_subject.c.subject == QUEUED.c.subject,
+    )
+    .limit(_ONE)
+    .lateral("blocked")
 )
 _state = case((_is_open, "pending"), (_LAST.c.outcome.in_(ENDS), _LAST.c.outcome))
 HELD = case(
@@ -146,8 +175,8 @@ HELD = case(
         subscription.c.state + func.coalesce(": " + subscription.c.state_reason, ""),
     ),
     (
-        blocked_subject.c.delivery_id.is_not(None),
-        "blocked: a delivery of its subject is dead, " + cast(blocked_subject.c.delivery_id, Text),
+        BLOCKED.c.delivery_id.is_not(None),
+        "blocked: a delivery of its subject is dead, " + cast(BLOCKED.c.delivery_id, Text),
     ),
     (_waits, "in order: another delivery of its subject is first"),
 )
@@ -155,8 +184,8 @@ HELD = case(
 
 def _described(page: Subquery) -> Select[Any]:
     """Return a query for all there is to say about the deliveries of `page`, which has ids."""
-    attempts = func.greatest(delivery_queue.c.attempt, func.coalesce(_LAST.c.attempt, 0))
-    in_flight = and_(_is_open, delivery_queue.c.lease_until > func.now())
+    attempts = func.greatest(QUEUED.c.attempt, func.coalesce(_LAST.c.attempt, 0))
+    in_flight = and_(_is_open, QUEUED.c.lease_until > func.now())
     return (
         select(
             *delivery.c,
@@ -170,7 +199,7 @@ def _described(page: Subquery) -> Select[Any]:
             _LAST.c.status,
             _LAST.c.error_class,
             _LAST.c.error,
-            case((not_(_waits), delivery_queue.c.due_at)).label("due_at"),
+            case((not_(_waits), QUEUED.c.due_at)).label("due_at"),
             HELD.label("held"),
             func.coalesce(in_flight, false()).label("in_flight"),
         )
@@ -178,8 +207,8 @@ def _described(page: Subquery) -> Select[Any]:
         .join(delivery, delivery.c.id == page.c.id)
         .join(event, event.c.id == delivery.c.event_id, isouter=True)
         .join(subscription, subscription.c.id == delivery.c.subscription_id, isouter=True)
-        .join(delivery_queue, delivery_queue.c.delivery_id == delivery.c.id, isouter=True)
-        .join(blocked_subject, BLOCKED, isouter=True)
+        .join(QUEUED, true(), isouter=True)
+        .join(BLOCKED, true(), isouter=True)
         .join(_LAST, true(), isouter=True)
     )
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    literal_column,
     or_,
     select,
     true,
@@ -172,7 +173,7 @@ def last_attempt() -> FromClause:
 
 
 _DEAD = attempt.alias("dead")
-_IS_DEAD = _DEAD.c.outcome == "dead"
+_IS_DEAD = _DEAD.c.outcome == literal_column("'dead'")  # as the index of the dead ones says it
 _LAST = last_attempt()
 _NAMED = (  # as the members of the filter that they are equal to
     delivery.c.subscription_id, delivery.c.event_id, delivery.c.replay_id,

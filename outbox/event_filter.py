@@ -6,9 +6,9 @@ wanted = EventFilter(type="invoice.*", tenant="acme", since=yesterday)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Text, cast, func, select
+from sqlalchemy import Integer, Text, bindparam, cast, func, literal_column, select, true
 
 from .encoding import check_text
 from .errors import InvalidInput
@@ -19,8 +19,9 @@ from .tables import INFINITY, event, event_queue
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
+    from uuid import UUID
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, FromClause, Select
 
 FAN_OUTS = ("waiting", "set aside")
 
@@ -58,8 +59,8 @@ class EventFilter:
 EVERYTHING = EventFilter()
 
 
-def conditions(wanted: EventFilter) -> Iterator[ColumnElement[bool]]:
-    """Yield what `outbox.event` has to fulfil."""
+def _conditions(wanted: EventFilter) -> Iterator[ColumnElement[bool]]:
+    """Yield what `outbox.event` has to fulfil; `fan_out` is what its queue tells."""
     for column in (event.c.tenant, event.c.subject, event.c.source):
         value = getattr(wanted, column.name)
         if value is not None:
@@ -72,10 +73,32 @@ def conditions(wanted: EventFilter) -> Iterator[ColumnElement[bool]]:
         yield event.c.id < uuid7_floor(wanted.until)
     if wanted.text is not None:
         yield data_holds(wanted.text)
-    if wanted.fan_out is not None:
-        aside = event_queue.c.due_at == INFINITY
-        place = aside if wanted.fan_out == "set aside" else event_queue.c.due_at < INFINITY
-        yield event.c.id.in_(select(event_queue.c.event_id).where(place))
+
+
+def matching(wanted: EventFilter, *columns: Any, before: UUID | None, limit: int) -> Select[Any]:
+    """Return a query for `columns` of the newest events that fit, at most `limit`.
+
+    Those that wait for their fan-out stand in the queue: they are sorted there, and looked
+    up until there are enough. A planner that took the queue for empty would do it all the
+    other way round.
+    """
+    few = bindparam("few", limit, Integer, literal_execute=True)  # so that it is planned for
+    query = select(*columns).where(*_conditions(wanted))
+    if wanted.fan_out is None:
+        query = query if before is None else query.where(event.c.id < before)
+        return query.order_by(event.c.id.desc()).limit(few)
+    queued = _queued(wanted.fan_out, before)
+    each = query.where(event.c.id == queued.c.event_id).limit(literal_column("1")).lateral("each")
+    found = select(each).select_from(queued.join(each, true()))
+    return found.order_by(queued.c.event_id.desc()).limit(few)
+
+
+def _queued(fan_out: str, before: UUID | None) -> FromClause:
+    """The events that are so far, in the order of the list."""
+    id, due_at = event_queue.c.event_id, event_queue.c.due_at
+    query = select(id).distinct().order_by(id.desc()).offset(literal_column("0"))
+    query = query.where(due_at == INFINITY if fan_out == "set aside" else due_at < INFINITY)
+    return (query if before is None else query.where(id < before)).subquery("queued")
 
 
 def is_of_type(pattern: str) -> ColumnElement[bool]:

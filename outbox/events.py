@@ -20,7 +20,7 @@ from sqlalchemy import Boolean, Text, Uuid, bindparam, cast, column, func, selec
 
 from .encoding import check_text, encode
 from .errors import InvalidInput, KeyConflict, NotFound
-from .event_filter import EVERYTHING, EventFilter, conditions
+from .event_filter import EVERYTHING, EventFilter, matching
 from .event_types import check_type
 from .tables import INFINITY, JsonText, event, event_queue
 
@@ -231,10 +231,7 @@ def list_events(
     `narrowed` are members of the filter, for short: `list_events(connection, type="invoice.*")`.
     """
     wanted = replace(wanted, **narrowed)
-    query = select(*_COLUMNS).order_by(event.c.id.desc()).limit(limit)
-    query = query.where(*conditions(wanted))
-    if before is not None:
-        query = query.where(event.c.id < before)
+    query = matching(wanted, *_COLUMNS, before=before, limit=limit)
     return [StoredEvent(*row) for row in connection.execute(query)]
 
 

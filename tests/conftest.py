@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from . import logs
+from .backlog import backlog, backlogs
 from .databases import cloned_db, committed_db, db, server, shared_database, template
 from .receiver import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["cloned_db", "committed_db", "db", "receiver", "server", "shared_database", "template"]
+__all__ = [
+    "backlog", "backlogs", "cloned_db", "committed_db", "db", "receiver", "server",
+    "shared_database", "template",
+]  # fmt: skip
 
 
 def pytest_configure() -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # analyzed, would read all of it for each row that was found.
 _SETTINGS = {
     "enable_seqscan": "off", "enable_bitmapscan": "off", "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "jit": "off", "plan_cache_mode": "force_generic_plan", "timezone": "UTC",
+    "enable_mergejoin": "off", "jit": "off", "plan_cache_mode": "force_generic_plan",
+    "timezone": "UTC",
 }  # fmt: skip
 
 SESSION = "; ".join(f"SET {name} = {value}" for name, value in _SETTINGS.items())
