@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from outbox.database import conninfo, reason
 from outbox.errors import DatabaseUnavailable, SchemaMismatch
-from outbox.fleet import CHANNEL
+from outbox.fleet import BELL, CHANNEL
 from outbox.schema import VERSION as SCHEMA_VERSION
 from outbox.version import __version__
 
@@ -38,7 +38,7 @@ from .transport import AiohttpTransport, tls_context
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .monitor import Post
     from .rows import Recorded, Result
@@ -108,6 +108,10 @@ class Process:
             await stack.enter_async_context(monitor.serving(self._post.listener))
 
     async def _work(self, store: Store, transport: AiohttpTransport) -> None:
+        def rung() -> None:
+            pause = fan_out.pause(time.monotonic())
+            asyncio.get_running_loop().call_later(pause, fan_out_bell.ring)
+
         def recorded(lane: str, _: Result, done: Recorded) -> None:
             if done.outcome != "late":
                 deliverer.recorded(lane, done.due_in)
@@ -137,7 +141,7 @@ class Process:
                 tasks.create_task(run("replay", replays.step, replay_bell)),
                 tasks.create_task(run("delivery", deliverer.step, deliverer.bell)),
             ]
-            listening = tasks.create_task(self._listen(store.owner, deliverer))
+            listening = tasks.create_task(self._listen(store.owner, deliverer, rung))
             beating = tasks.create_task(self._beat(deliverer))
             await self._stopping.wait()
             maintenance.stop()
@@ -166,8 +170,8 @@ class Process:
             logger.error("the last results could not be recorded: their leases will run out")  # noqa: TRY400
             self._code = 1
 
-    async def _listen(self, owner: int, deliverer: Deliverer) -> None:
-        """Hear of other workers' fan-outs. Behind a pooler nothing is heard: polling is left."""
+    async def _listen(self, owner: int, deliverer: Deliverer, rung: Callable[[], None]) -> None:
+        """Hear of hosts' events and of other workers' fan-outs. Behind a pooler polling is left."""
         if self._shared:
             logger.info("a pooler stands before the database: settings go with each transaction")
             return
@@ -176,9 +180,12 @@ class Process:
                 async with await psycopg.AsyncConnection.connect(
                     self._target, autocommit=True
                 ) as connection:
-                    await connection.execute(f"LISTEN {CHANNEL}")
+                    for channel in (CHANNEL, BELL):
+                        await connection.execute(f"LISTEN {channel}")
                     async for notice in connection.notifies():
-                        if notice.payload != str(owner):
+                        if notice.channel == BELL:
+                            rung()
+                        elif notice.payload != str(owner):
                             deliverer.look_around()
             await asyncio.sleep(LISTEN_SECONDS)
 
