@@ -25,8 +25,11 @@ check: .venv/ready ## format, lint, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/ready ## deliveries a second beside the bare HTTP client; what a bad receiver costs; waits
+bench: .venv/ready ## deliveries a second, latency, what hosts pay, idle workers, a bad receiver, waits
 	$(BIN)/python -m benchmarks.drain
+	$(BIN)/python -m benchmarks.latency --seconds 15
+	$(BIN)/python -m benchmarks.host
+	$(BIN)/python -m benchmarks.idle --seconds 20
 	$(BIN)/python -m benchmarks.fairness
 	$(BIN)/python -m benchmarks.wait
 

@@ -139,8 +139,10 @@ CREATE FUNCTION outbox.digest(event json) RETURNS bytea
 -- of the first event. Where an event differs from the one its key stands for, nothing of
 -- the batch is written. Runs with the caller's privileges: INSERT on event, and for keys
 -- SELECT and INSERT on event_key.
+-- Keys are looked up one by one in their index: a plan from when there were few of them, or
+-- for the hundred events that the planner takes a batch for, would read them all each time.
 CREATE FUNCTION outbox.emit(events json) RETURNS TABLE (id uuid, differs boolean)
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     ids     uuid[]  := ARRAY(SELECT outbox.uuid7() FROM json_array_elements(events));
     keyed   boolean := EXISTS (SELECT FROM json_array_elements(events) v WHERE v ->> 'key' IS NOT NULL);
@@ -154,8 +156,10 @@ BEGIN
             SELECT coalesce(
                 digests[n] <> coalesce(k.digest, first_value(digests[n]) OVER same_key), false)
             FROM json_array_elements(events) WITH ORDINALITY AS i (v, n)
-            LEFT JOIN outbox.event_key k
-                ON k.tenant = coalesce(v ->> 'tenant', '') AND k.key = v ->> 'key'
+            LEFT JOIN LATERAL (
+                SELECT k.event_id, k.digest FROM outbox.event_key k
+                WHERE k.tenant = coalesce(v ->> 'tenant', '') AND k.key = v ->> 'key' LIMIT 1
+            ) k ON true
             WINDOW same_key AS (
                 PARTITION BY v ->> 'tenant', coalesce(v ->> 'key', n::text), v ->> 'key' IS NULL
                 ORDER BY n)
@@ -164,8 +168,10 @@ BEGIN
             RETURN QUERY
             SELECT coalesce(k.event_id, ids[n]), differ[n]
             FROM json_array_elements(events) WITH ORDINALITY AS i (v, n)
-            LEFT JOIN outbox.event_key k
-                ON k.tenant = coalesce(v ->> 'tenant', '') AND k.key = v ->> 'key'
+            LEFT JOIN LATERAL (
+                SELECT k.event_id, k.digest FROM outbox.event_key k
+                WHERE k.tenant = coalesce(v ->> 'tenant', '') AND k.key = v ->> 'key' LIMIT 1
+            ) k ON true
             ORDER BY n;
             RETURN;
         END IF;
@@ -197,8 +203,10 @@ BEGIN
     FOR id, differs IN
         SELECT coalesce(k.event_id, ids[n]), coalesce(k.digest <> digests[n], false)
         FROM json_array_elements(events) WITH ORDINALITY AS i (v, n)
-        LEFT JOIN outbox.event_key k
-            ON k.tenant = coalesce(v ->> 'tenant', '') AND k.key = v ->> 'key'
+        LEFT JOIN LATERAL (
+            SELECT k.event_id, k.digest FROM outbox.event_key k
+            WHERE k.tenant = coalesce(v ->> 'tenant', '') AND k.key = v ->> 'key' LIMIT 1
+        ) k ON true
         ORDER BY n
     LOOP
         -- Another transaction took the key since the look above: a batch is undone as a whole.

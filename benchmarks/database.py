@@ -16,11 +16,13 @@ from outbox import database, emit_many, schema, subscriptions
 from outbox.addresses import parse_allow
 from outbox.subscriptions import Author
 
-from .workload import TYPE, events
+from .workload import TYPE, events, urls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import LiteralString
+
+    from sqlalchemy import URL
 
 LOOPBACK = parse_allow("127.0.0.0/8")
 BATCH = 1_000  # events in one transaction
@@ -42,6 +44,10 @@ SELECT count(*) AS attempts, count(*) FILTER (WHERE outcome = 'delivered') AS de
     percentile_cont(0.99) WITHIN GROUP (ORDER BY duration_ms) AS p99_ms
 FROM outbox.attempt
 """
+OPEN: LiteralString = """
+SELECT (SELECT count(*) FROM outbox.event_queue) + (SELECT count(*) FROM outbox.delivery_queue) AS n
+"""
+WORKERS: LiteralString = "SELECT count(*) AS n FROM outbox.worker WHERE stopped_at IS NULL"
 UPDATES: LiteralString = """
 SELECT n_tup_upd AS updates, n_tup_hot_upd AS hot_updates
 FROM pg_stat_user_tables WHERE relid = 'outbox.delivery_queue'::regclass
@@ -73,22 +79,41 @@ class Database:
             connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
 
     def fill(self, receiver: str, number: int) -> None:
-        """Install the schema, subscribe `receiver`, emit `number` events.
+        """Install the schema, subscribe `receiver`, emit `number` events."""
+        self.install(receiver)
+        self.emit(number)
+
+    def install(self, receiver: str, fan_out: int = 1) -> None:
+        """Install the schema, and so many subscriptions of `receiver`, each with its own path."""
+        engine = database.engine(self.url)
+        by = Author("benchmark", "benchmarks")
+        with engine.begin() as connection:
+            schema.apply(connection)
+            for url in urls(receiver, fan_out):
+                subscriptions.add(connection, url, [TYPE], by=by, allow=LOOPBACK)
+        engine.dispose()
+
+    def emit(self, number: int) -> None:
+        """Emit `number` events.
 
         The checkpoint stands before the events: the pages that they touch are then in the
         WAL as whole images already, and what follows pays for nothing but itself.
         """
-        engine = database.engine(self.url)
-        with engine.begin() as connection:
-            schema.apply(connection)
-            by = Author("benchmark", "benchmarks.drain")
-            subscriptions.add(connection, receiver, [TYPE], by=by, allow=LOOPBACK)
         self.run("CHECKPOINT")
-        todo = events(number)
+        engine = database.engine(self.url)
         for start in range(0, number, BATCH):
             with engine.begin() as connection:
-                emit_many(connection, todo[start : start + BATCH])
+                emit_many(connection, events(min(BATCH, number - start), start))
         engine.dispose()
+
+    def wal(self) -> int:
+        """Return how much the server ever wrote to its log, in bytes."""
+        return int(self.ask(WAL)["bytes"])
+
+    @property
+    def host_url(self) -> URL:
+        """The URL as a host gives it to SQLAlchemy."""
+        return make_url(self.url).set(drivername="postgresql+psycopg")
 
     def postmaster(self) -> int | None:
         """Return the process id of the server, None if it is on another machine."""

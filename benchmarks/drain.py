@@ -6,9 +6,11 @@ the last. Each drain is measured right after the raw client, which posts the sam
 to the same receiver: only the ratio of the two means something on another machine.
 
     python -m benchmarks.drain --events 20000 --rounds 3
+    python -m benchmarks.drain --fan-out 10
 
 Prints a row for each run and, at the end, one line of JSON with everything. Exits 1 if
-the receiver did not get each event exactly once, or if something got stuck.
+the receiver did not get each event exactly once for each subscription, or if something
+got stuck.
 """
 
 from __future__ import annotations
@@ -23,15 +25,15 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from outbox import embedded
 
-from .database import ATTEMPTS, SETTINGS, UPDATES, WAL, Database, fresh
+from .database import ATTEMPTS, OPEN, SETTINGS, UPDATES, Database, fresh
 from .processes import Receiver, Stuck, cpu_seconds, raw_client, receiver, wait_until, worker
+from .report import Table, medians, microseconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,18 +42,21 @@ if TYPE_CHECKING:
     Run = dict[str, Any]
 
 PACKAGES = ("aiohttp", "httptools", "httpx", "psycopg", "uvloop")
-COLUMNS = {  # of a row: its title and its format
+COLUMNS = {
     "rate": ("a second", ",.0f"),
     "ratio": ("of raw", ".2f"),
     "sender_us": ("sender µs", ",.0f"),
     "postgresql_us": ("PostgreSQL µs", ",.0f"),
     "receiver_us": ("receiver µs", ",.0f"),
+    "event_wal_bytes": ("event WAL", ",.0f"),
     "wal_bytes": ("WAL bytes", ",.0f"),
     "hot_share": ("HOT", ".1%"),
     "p50_ms": ("p50 ms", ",.0f"),
     "p99_ms": ("p99 ms", ",.0f"),
     "seconds": ("start to end s", ".1f"),
 }
+TABLE = Table(f"{'round':<6}  {'run':<11}", COLUMNS)
+PATIENCE_FOR = 20_000  # requests in the deadline; more of them have more time
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,17 @@ class Load:
     events: int
     concurrency: int
     deadline: float
+    fan_out: int = 1
+
+    @property
+    def requests(self) -> int:
+        """One for each event and subscription."""
+        return self.events * self.fan_out
+
+    @property
+    def patience(self) -> float:
+        """Seconds for all of them."""
+        return self.deadline * max(1.0, self.requests / PATIENCE_FOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +88,20 @@ class Reading:
 
     def each_since(self, first: Reading) -> dict[str, float | None]:
         """Return the CPU time of each request since `first`, in microseconds."""
-        return {f"{name}_us": self._each(name, first) for name in self.cpu}
-
-    def _each(self, name: str, first: Reading) -> float | None:
-        then, now = first.cpu[name], self.cpu[name]
-        if then is None or now is None or self.requests == first.requests:
-            return None
-        return 1e6 * (now - then) / (self.requests - first.requests)
+        count = self.requests - first.requests
+        return {f"{name}_us": microseconds(first.cpu[name], self.cpu[name], count)
+                for name in self.cpu}  # fmt: skip
 
 
 def post_raw(receiver: Receiver, load: Load) -> Run:
     """Let the raw client post as many requests; return its rate and its price."""
     receiver.forget()
-    cpu = raw_client(receiver.url, **asdict(load))
+    cpu = raw_client(
+        receiver.url, requests=load.requests, fan_out=load.fan_out,
+        concurrency=load.concurrency, deadline=load.patience,
+    )  # fmt: skip
     seen = receiver.seen()
-    if seen.requests != load.events:
+    if seen.requests != load.requests:
         raise Stuck(f"the raw client made {seen.requests} requests")
     return {
         "run": "raw",
@@ -100,11 +115,14 @@ def drain(server: Database, receiver: Receiver, load: Load, processes: int) -> R
     """Let a worker of so many processes drain a fresh database; return what it took."""
     receiver.forget()
     with fresh(server) as database:
-        database.fill(receiver.url, load.events)
-        wal, start = database.ask(WAL)["bytes"], time.monotonic()
+        database.install(receiver.url, load.fan_out)
+        before = database.wal()
+        database.emit(load.events)
+        emitted, start = database.wal(), time.monotonic()
         with worker(database.url, processes=processes, concurrency=load.concurrency) as process:
             prices = _watch(database, receiver, process, load)
-            prices["wal_bytes"] = (database.ask(WAL)["bytes"] - wal) / load.events
+            prices["event_wal_bytes"] = (emitted - before) / load.events
+            prices["wal_bytes"] = (database.wal() - emitted) / load.requests
         account = database.ask(ATTEMPTS) | database.ask(UPDATES)
     seen = receiver.seen()
     return {
@@ -124,7 +142,7 @@ def drain(server: Database, receiver: Receiver, load: Load, processes: int) -> R
 def _watch(database: Database, receiver: Receiver, process: Popen[str], load: Load) -> Run:
     """Wait until all is delivered and recorded; return the CPU time of each delivery."""
     pids = {"sender": process.pid, "postgresql": database.postmaster(), "receiver": receiver.pid}
-    deadline = time.monotonic() + load.deadline
+    deadline = time.monotonic() + load.patience
 
     def received() -> int:
         if process.poll() is not None:
@@ -136,15 +154,15 @@ def _watch(database: Database, receiver: Receiver, process: Popen[str], load: Lo
 
     wait_until(lambda: received() > 0, deadline)
     first = read()
-    wait_until(lambda: received() >= load.events, deadline)
-    wait_until(lambda: database.ask(ATTEMPTS)["attempts"] >= load.events, deadline)
+    wait_until(lambda: received() >= load.requests, deadline)
+    wait_until(lambda: database.ask(OPEN)["n"] == 0, deadline)
     return {**read().each_since(first)}
 
 
-def is_exact(run: Run, events: int) -> bool:
-    """Return whether each event was delivered, recorded, and sent exactly once."""
+def is_exact(run: Run, load: Load) -> bool:
+    """Return whether each subscription was sent each event once, and all of it is recorded."""
     counts = ("requests", "distinct", "deliveries", "attempts", "delivered")
-    return all(run[name] == events for name in counts) and run["open"] == 0
+    return all(run[name] == load.requests for name in counts) and run["open"] == 0
 
 
 @contextmanager
@@ -169,30 +187,16 @@ def measure(server: Database, load: Load, processes: tuple[int, ...], rounds: in
                 run["raw_rate"], run["ratio"] = raw["rate"], run["rate"] / raw["rate"]
                 for each in (raw, run):
                     each["round"] = number
-                    show(str(number), each)
+                    show(number, each)
                     runs.append(each)
     return runs
 
 
-def medians(runs: list[Run]) -> Run:
-    """Return the median of each number of `runs`, which are of one kind."""
-    numbers = (name for name, value in runs[0].items() if isinstance(value, int | float))
-    known = [name for name in numbers if all(run[name] is not None for run in runs)]
-    return {name: median(run[name] for run in runs) for name in known if name != "round"}
-
-
-def show(title: str, run: Run) -> None:
+def show(title: str | int, run: Run) -> None:
     """Print one row."""
-    cells = (
-        (format(run[name], form) if run.get(name) is not None else "").rjust(len(head))
-        for name, (head, form) in COLUMNS.items()
-    )
-    click.echo("  ".join((f"{title:<6}  {_kind(run):<11}", *cells)))
-
-
-def _kind(run: Run) -> str:
     count = run.get("processes", 0)
-    return {0: "raw client", 1: "1 process"}.get(count, f"{count:.0f} processes")
+    kind = {0: "raw client", 1: "1 process"}.get(count, f"{count:.0f} processes")
+    TABLE.row(f"{title:<6}  {kind}", run)
 
 
 def surroundings(server: Database) -> Run:
@@ -210,13 +214,15 @@ def surroundings(server: Database) -> Run:
 
 @click.command(context_settings={"show_default": True})
 @click.option("--events", default=20_000, help="To deliver in each run.")
+@click.option("--fan-out", default=1, help="Subscriptions that get each of them.")
 @click.option("--rounds", default=3, help="The median of so many counts.")
 @click.option("--processes", default=(1, 2), multiple=True, help="Of the worker; give it again.")
 @click.option("--concurrency", default=100, help="Requests in flight, in each process.")
 @click.option("--database-url", help="Another server: its default settings, and CREATEDB.")
-@click.option("--deadline", default=120.0, help="Seconds for one run.")
+@click.option("--deadline", default=120.0, help="Seconds for 20,000 requests.")
 def main(
     events: int,
+    fan_out: int,
     rounds: int,
     processes: tuple[int, ...],
     concurrency: int,
@@ -225,8 +231,8 @@ def main(
 ) -> None:
     """Measure the worker beside the raw HTTP client."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
-    load = Load(events, concurrency, deadline)
-    click.echo("  ".join((f"{'round':<6}  {'run':<11}", *(head for head, _ in COLUMNS.values()))))
+    load = Load(events, concurrency, deadline, fan_out)
+    TABLE.head()
     with server(database_url) as base:
         result = {"load": asdict(load), "surroundings": surroundings(base)}
         try:
@@ -238,8 +244,8 @@ def main(
     for run in middle.values():
         show("median", run)
     click.echo(json.dumps({**result, "median": middle, "runs": runs}))
-    if not all(is_exact(run, events) for run in drains):
-        sys.exit("Error: not every event was delivered exactly once")
+    if not all(is_exact(run, load) for run in drains):
+        sys.exit("Error: not every event was delivered exactly once to each subscription")
 
 
 if __name__ == "__main__":

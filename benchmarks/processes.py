@@ -56,9 +56,13 @@ class Receiver:
         """Return what came since the last `forget`."""
         return Seen(**self._ask("GET"))
 
-    def answers(self) -> dict[str, float]:
-        """Return when each id was answered first, as moments of the monotonic clock."""
-        return {id: float(moment) for id, moment in self._ask("GET", "/answers").items()}
+    def answers(self, *, forget: bool = False) -> dict[str, float]:
+        """Return when the first byte of each id came first, as moments of the monotonic clock.
+
+        With `forget` it forgets these ids, and nothing comes in between.
+        """
+        told = self._ask("DELETE" if forget else "GET", "/answers")
+        return {id: float(moment) for id, moment in told.items()}
 
     def forget(self) -> None:
         """Let it count from nothing."""
@@ -98,14 +102,22 @@ def worker(
         yield process
 
 
-def raw_client(url: str, *, events: int, concurrency: int, deadline: float) -> float:
+def raw_client(
+    url: str, *, requests: int, fan_out: int, concurrency: int, deadline: float
+) -> float:
     """Run the raw client to its end; return the CPU seconds that its requests took."""
-    arguments = (url, f"--events={events}", f"--concurrency={concurrency}")
-    with _running("benchmarks.raw_client", *arguments, stdout=subprocess.PIPE) as process:
+    options = {"requests": requests, "fan-out": fan_out, "concurrency": concurrency}
+    arguments = (f"--{name}={value}" for name, value in options.items())
+    with _running("benchmarks.raw_client", url, *arguments, stdout=subprocess.PIPE) as process:
         wait_until(lambda: process.poll() is not None, time.monotonic() + deadline)
-        if process.returncode:
-            raise Stuck("the raw client failed")
-        return float(_output(process).read())
+        return float(output_of(process))
+
+
+def bare_requests(url: str, *, requests: int, rate: float) -> dict[str, float]:
+    """Let the raw client post one at a time, at a rate; return how long they took to arrive."""
+    arguments = (url, f"--requests={requests}", f"--rate={rate}")
+    with _running("benchmarks.raw_client", *arguments, stdout=subprocess.PIPE) as process:
+        return dict(json.loads(output_of(process)))
 
 
 @contextmanager

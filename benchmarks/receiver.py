@@ -1,8 +1,9 @@
 """A receiver that costs as little as one in Python can: it counts, and answers 200.
 
 A bare asyncio protocol, on connections that stay open; it reads of a request no more than
-the length of its body and its `webhook-id`. What it saw is told to `GET`, and forgotten
-after `DELETE`; `GET /answers` tells when each id was answered first. Requests for
+its path, the length of its body and its `webhook-id`. What it saw is told to `GET`, and
+forgotten after `DELETE`. `GET /answers` tells when the first byte of each id came first,
+`DELETE /answers` forgets the ids as well, but not how many requests there were. Requests for
 `/hooks/hang` it neither counts nor answers. It prints its port and serves until SIGTERM.
 """
 
@@ -36,17 +37,17 @@ class Receiver:
         self._first = self._last = 0.0
         self._ids: dict[bytes, float] = {}
 
-    def count(self, request: bytes) -> None:
-        """Remember one request."""
-        self._last = time.monotonic()
-        self._first = self._first or self._last
+    def count(self, request: bytes, moment: float) -> None:
+        """Remember one request, whose first byte came at `moment`."""
+        self._last = moment
+        self._first = self._first or moment
         self._requests += 1
         self._bytes += len(request)
         if id := _ID.search(request):
-            self._ids.setdefault(id[1], self._last)
+            self._ids.setdefault(request[: request.find(b" ", 5) + 1] + id[1], moment)
 
     def report(self) -> bytes:
-        """Return it all as JSON; of the ids their number."""
+        """Return it all as JSON; of the ids their number, at each path."""
         return json.dumps(
             {
                 "requests": self._requests,
@@ -58,8 +59,13 @@ class Receiver:
         ).encode()
 
     def answers(self) -> bytes:
-        """Return as JSON when each id was answered first."""
-        return json.dumps({id.decode(): moment for id, moment in self._ids.items()}).encode()
+        """Return as JSON when each id came first, at whatever path."""
+        latest_first = reversed(self._ids.items())
+        return json.dumps({id.split()[-1].decode(): at for id, at in latest_first}).encode()
+
+    def forget_ids(self) -> None:
+        """Begin anew with the ids alone."""
+        self._ids = {}
 
 
 class Connection(asyncio.Protocol):
@@ -68,6 +74,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._buffer = b""
+        self._began = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport, to answer on."""
@@ -75,7 +82,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer every request that is whole."""
-        self._buffer = self._buffer + data if self._buffer else data
+        if self._buffer:
+            self._buffer += data
+        else:
+            self._buffer, self._began = data, time.monotonic()
         while end := _end(self._buffer):
             request, self._buffer = self._buffer[:end], self._buffer[end:]
             self._transport.write(self._answer(request))
@@ -84,13 +94,16 @@ class Connection(asyncio.Protocol):
         if request.startswith(b"POST /hooks/hang "):
             return b""
         if request.startswith(b"POST"):
-            self._receiver.count(request)
+            self._receiver.count(request, self._began)
             return OK
-        if request.startswith(b"DELETE"):
-            self._receiver.forget()
-        is_answers = request.startswith(b"GET /answers ")
-        report = self._receiver.answers() if is_answers else self._receiver.report()
+        report = self._told(request.split()[1] == b"/answers", request.startswith(b"DELETE"))
         return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(report), report)
+
+    def _told(self, answers: bool, forget: bool) -> bytes:
+        report = self._receiver.answers() if answers else self._receiver.report()
+        if forget:
+            (self._receiver.forget_ids if answers else self._receiver.forget)()
+        return report
 
 
 def _end(buffer: bytes) -> int:

@@ -23,11 +23,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from statistics import quantiles
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import outbox
@@ -35,13 +34,12 @@ import outbox
 from .database import Database, fresh
 from .drain import server, surroundings
 from .processes import Stuck, receiver, wait_until, worker
+from .report import Table, milliseconds
 from .workload import events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from subprocess import Popen
-
-    from sqlalchemy import URL
 
     from outbox import Event, Waited
 
@@ -51,7 +49,7 @@ if TYPE_CHECKING:
 
 POOL = 20  # connections that the host keeps
 HANGING = 1.0  # seconds by which a wait may return late, on a machine that is busy
-COLUMNS = {  # of a row: its title and its format
+COLUMNS = {
     "waits": ("waits", ",.0f"),
     "ended": ("ended", ",.0f"),
     "hung": ("hung", ",.0f"),
@@ -62,6 +60,7 @@ COLUMNS = {  # of a row: its title and its format
     "whole_p50_ms": ("whole p50 ms", ",.0f"),
     "whole_p99_ms": ("whole p99 ms", ",.0f"),
 }
+TABLE = Table(f"{'run':<15}", COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ class Wait(NamedTuple):
 
 def in_threads(base: Database, load: Load, seen: Callable[[int], None]) -> list[Wait]:
     """Emit and wait in so many threads."""
-    engine = create_engine(_url(base), pool_size=POOL, max_overflow=0)
+    engine = create_engine(base.host_url, pool_size=POOL, max_overflow=0)
     count = Counter(seen)
 
     def emit_and_wait(event: Event) -> Wait:
@@ -111,7 +110,7 @@ def in_a_loop(base: Database, load: Load, seen: Callable[[int], None]) -> list[W
 
 
 async def _in_a_loop(base: Database, load: Load, count: Counter) -> list[Wait]:
-    engine = create_async_engine(_url(base), pool_size=POOL, max_overflow=0)
+    engine = create_async_engine(base.host_url, pool_size=POOL, max_overflow=0)
     todo, waits = iter(events(load.waits)), list[Wait]()
 
     async def go_on() -> None:
@@ -124,10 +123,6 @@ async def _in_a_loop(base: Database, load: Load, count: Counter) -> list[Wait]:
             group.create_task(go_on())
     await engine.dispose()
     return waits
-
-
-def _url(base: Database) -> URL:
-    return make_url(base.url).set(drivername="postgresql+psycopg")
 
 
 async def _emit_and_wait(engine: AsyncEngine, event: Event, timeout: float) -> Wait:
@@ -196,9 +191,8 @@ def _account(waits: list[Wait], load: Load, answered: dict[str, float]) -> Run:
         "waits": len(waits),
         "ended": len(ended),
         "hung": sum(seconds > load.timeout + HANGING for seconds in whole),
-        **_milliseconds("", after),
-        **_milliseconds("whole_", whole),
-        "longest_ms": max(after, default=0.0) * 1000,
+        **milliseconds(after),
+        **milliseconds(whole, "whole_"),
     }
 
 
@@ -206,25 +200,9 @@ def _id(wait: Wait) -> str:
     return str(wait.waited.event_id)
 
 
-def _milliseconds(name: str, seconds: list[float]) -> dict[str, float]:
-    if len(seconds) < 2:
-        return {}
-    cuts = quantiles(seconds, n=100, method="inclusive")
-    return {f"{name}p50_ms": cuts[49] * 1000, f"{name}p99_ms": cuts[98] * 1000}
-
-
 def is_right(run: Run) -> bool:
     """Return whether no wait hung, and each ended that had a worker."""
     return run["hung"] == 0 and (run["ended"] == run["waits"] or "killed" in run["run"])
-
-
-def show(run: Run) -> None:
-    """Print one row."""
-    cells = (
-        (format(run[name], form) if name in run else "").rjust(len(head))
-        for name, (head, form) in COLUMNS.items()
-    )
-    click.echo("  ".join((f"{run['run']:<15}", *cells)))
 
 
 @click.command(context_settings={"show_default": True})
@@ -237,15 +215,15 @@ def main(waits: int, parallel: int, timeout: float, rounds: int, database_url: s
     """Measure how soon a wait returns, and that none hangs."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
     load, few = Load(waits, parallel, timeout), Load(min(waits, 4 * parallel), parallel, timeout)
-    click.echo("  ".join((f"{'run':<15}", *(head for head, _ in COLUMNS.values()))))
+    TABLE.head()
     runs: list[Run] = []
     with server(database_url) as base, receiver() as sink:
         try:
             for _ in range(rounds):
                 for host in HOSTS:
                     runs += [measure(base, sink, load, host), kill(base, sink, few, host)]
-                    show(runs[-2])
-                    show(runs[-1])
+                    for run in runs[-2:]:
+                        TABLE.row(run["run"], run)
             result = {"load": asdict(load), "surroundings": surroundings(base), "runs": runs}
         except Stuck as error:
             sys.exit(f"Error: {error}")

@@ -11,15 +11,20 @@ from uuid import uuid4
 from outbox import Event
 from outbox.encoding import encode
 from outbox.events import MAX_BYTES
-from outbox.request import Outgoing, build, prepare
+from outbox.request import Outgoing, Target, build, prepare
 from outbox.signing import new_secret
 
 TYPE = "invoice.paid"
 
 
-def events(count: int) -> list[Event]:
-    """Return `count` events as a host would emit them."""
-    return [Event(type=TYPE, data=_invoice(number)) for number in range(count)]
+def events(count: int, first: int = 0) -> list[Event]:
+    """Return `count` events as a host would emit them, numbered from `first`."""
+    return [Event(type=TYPE, data=invoice(number)) for number in range(first, first + count)]
+
+
+def urls(receiver: str, fan_out: int) -> list[str]:
+    """Return the url of each of so many subscriptions, which tells the receiver whose it is."""
+    return [receiver] if fan_out == 1 else [f"{receiver}/{number}" for number in range(fan_out)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +41,25 @@ class _Event:
     traceparent: str | None = None
 
 
-def requests(url: str, count: int) -> list[Outgoing]:
-    """Return the requests that such events become: as large, to the byte, as a worker's."""
-    target = prepare(str(uuid4()), url, [(new_secret(secrets.token_bytes(32)), None)], headers={})
+def requests(receiver: str, count: int, fan_out: int = 1) -> list[Outgoing]:
+    """Return `count` requests that such events become: as large, to the byte, as a worker's."""
+    targets = [_target(url) for url in urls(receiver, fan_out)]
     moment, timestamp = datetime.fromtimestamp(time.time(), UTC), int(time.time())
-    made = (encode(_invoice(number), max_bytes=MAX_BYTES) for number in range(count))
-    return [
-        build(target, _Event(str(uuid4()), data, moment), attempt=1, timestamp=timestamp)
-        for data in made
-    ]
+    made = []
+    for number in range(-(-count // fan_out)):
+        data = encode(invoice(number), max_bytes=MAX_BYTES)
+        event = _Event(str(uuid4()), data, moment)
+        made += [build(target, event, attempt=1, timestamp=timestamp) for target in targets]
+    return made[:count]
 
 
-def _invoice(number: int) -> dict[str, object]:
+def _target(url: str) -> Target:
+    secret = new_secret(secrets.token_bytes(32))
+    return prepare(str(uuid4()), url, [(secret, None)], headers={})
+
+
+def invoice(number: int) -> dict[str, object]:
+    """Return the data of one event, of about 300 bytes."""
     return {
         "id": f"in_{number:010}",
         "customer": "cus_4QFJOjw2pOmAGJ",

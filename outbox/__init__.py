@@ -25,6 +25,7 @@ from .errors import (
     WrongState,
 )
 from .events import Event, emit, emit_many
+from .fleet import ring
 from .signing import verify
 from .version import __version__
 from .waiting import wait
@@ -47,6 +48,7 @@ __all__ = [
     "__version__",
     "emit",
     "emit_many",
+    "ring",
     "verify",
     "wait",
 ]

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.open_loop import Emitted
+from benchmarks.steady import Account, Span
+from benchmarks.wiretap import Frontend
 from tests.helpers import environment
 
 EVENTS = 300
@@ -40,7 +43,9 @@ def test_drain() -> None:
     """A drain delivers each event once and tells what it cost, in one line of JSON."""
     result = run("benchmarks.drain", "--rounds=1", f"--events={EVENTS}")
 
-    assert result["load"] == {"events": EVENTS, "concurrency": 100, "deadline": 120.0}
+    assert result["load"] == {
+        "events": EVENTS, "concurrency": 100, "deadline": 120.0, "fan_out": 1,
+    }  # fmt: skip
     assert result["surroundings"]["cores"] == os.cpu_count()
     assert [each["run"] for each in result["runs"]] == ["raw", "drain", "raw", "drain"]
     assert set(result["median"]) == {"1", "2"}
@@ -49,6 +54,70 @@ def test_drain() -> None:
         assert each["hot_share"] > 0.9
         assert each["ratio"] == each["rate"] / each["raw_rate"]
         assert {"wal_bytes", "p50_ms", "p99_ms", "seconds", "request_bytes"} <= set(each)
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_drain_with_fan_out() -> None:
+    """Each subscription gets each event once, and what an event costs is told apart."""
+    options = (f"--events={EVENTS}", "--fan-out=3", "--processes=1")
+    result = run("benchmarks.drain", "--rounds=1", *options)
+    raw, drained = result["runs"]
+
+    assert raw["request_bytes"] == pytest.approx(drained["request_bytes"], abs=2)
+    assert drained["distinct"] == drained["requests"] == drained["delivered"] == 3 * EVENTS
+    assert drained["event_wal_bytes"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_latency() -> None:
+    """Each event arrives once and is timed, without the bell and with it."""
+    result = run("benchmarks.latency", "--rate=50", "--seconds=1")
+    bare, without, with_bell = result["runs"]
+
+    assert [each["run"] for each in result["runs"]] == ["bare", "without bell", "with bell"]
+    assert (without["events"], with_bell["events"]) == (50, 50)
+    assert bare["p50_ms"] < without["p50_ms"]
+    assert "ring_p50_ms" in with_bell
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_host() -> None:
+    """Every way is measured with one client and with many, whose waits are looked at."""
+    result = run("benchmarks.host", "--rounds=1", "--seconds=0.2", "--clients=1", "--clients=4")
+
+    assert [(each["clients"], each["with"]) for each in result["median"]] == [
+        (clients, way)
+        for clients in (1, 4)
+        for way in ("nothing", "plain", "insert", "emit", "keyed")
+    ]
+    assert [each["samples"] > 0 for each in result["median"] if each["clients"] == 4] == [True] * 5
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_idle() -> None:
+    """A worker that has nothing to do is measured beside none, its statements are counted."""
+    result = run("benchmarks.idle", "--processes=2", "--seconds=2", "--settle=0.5")
+    (both,) = result["runs"]
+
+    assert result["none"]["statements"] == 0
+    assert both["statements"] > 0
+    assert both["all_mib"] > both["rss_mib"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_steady() -> None:
+    """Each line tells how it fares, the last is compared with an early one, nothing is lost."""
+    options = ("--minutes=0.05", "--every=0.0125", "--after=0.0125", "--rate=200")
+    result = run("benchmarks.steady", *options, "--processes=1")
+
+    assert len(result["lines"]) == 4
+    assert result["account"]["emitted"] == result["account"]["delivered"] > 0
+    assert {"rss_mib", "delivery_queue_kib", "rate"} <= set(result["growth"])
 
 
 @pytest.mark.slow
@@ -106,3 +175,32 @@ def test_replay() -> None:
     assert result["distinct"] == 2_000 + result["emitted"]
     assert result["rate_held"] < 220
     assert set(result["memory_mib"]) == {"worker", "worker after", "command"}
+
+
+def test_statements_are_counted() -> None:
+    """What runs a statement is counted, however the bytes are cut."""
+    startup = (8).to_bytes(4) + b"\0\3\0\0"
+    messages = b"".join(
+        kind + (4 + len(body)).to_bytes(4) + body
+        for kind, body in ((b"Q", b"BEGIN\0"), (b"P", b"\0SELECT 1\0\0\0"), (b"E", b"\0" * 5))
+    )
+    client = Frontend()
+
+    assert sum(client.statements(bytes([each])) for each in startup + messages) == 2
+    assert Frontend().statements(startup + messages) == 2
+
+
+def test_account_of_what_is_on_its_way() -> None:
+    """An event that arrives before the host tells of it is no stranger for long."""
+    account = Account()
+
+    assert account.add([], {"a": 3.0}) == []
+    assert account.add([Emitted("a", 1, 1, 2, 2), Emitted("b", 1, 1, 2, 2)], {}) == [1.0]
+    assert (list(account.waiting), account.strange, account.emitted) == (["b"], {}, 2)
+
+
+def test_what_the_end_is_compared_with() -> None:
+    """The line after so many minutes, or else the last but one."""
+    spans = (Span(30, 5, 1), Span(3, 5, 1), Span(0.05, 0.0125, 0.0125), Span(1, 0, 1))
+
+    assert [(span.lines(), span.compared()) for span in spans] == [(30, 4), (3, 1), (4, 0), (2, 0)]

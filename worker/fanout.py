@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("outbox.worker")
 
 SHORTEST_POLL, LONGEST_POLL = 0.02, 0.25  # seconds
+BELL_PAUSE = 0.005  # seconds between two looks for which a host rang
 
 
 class FanOut:
@@ -39,14 +40,15 @@ class FanOut:
         self._made = made
         self._size = FAN_OUT_SIZE
         self._poll = SHORTEST_POLL
+        self._began = 0.0
 
     async def step(self) -> float:
         """Fan out one batch; return the seconds to wait."""
         try:
             crash.at("fan-out")
-            began = time.monotonic()
+            self._began = time.monotonic()
             done = await self._next()
-            self._watch.fanned_out(done, time.monotonic() - began)
+            self._watch.fanned_out(done, time.monotonic() - self._began)
         except psycopg.Error as error:
             if self._size == 1 or not is_data(error):
                 raise
@@ -56,6 +58,10 @@ class FanOut:
             crash.at("fanned-out")
             self._made(done)
         return self._pace(done.events)
+
+    def pause(self, now: float) -> float:
+        """Return how many seconds a host that rings has to wait: hosts may ring for each event."""
+        return max(0.0, self._began + BELL_PAUSE - now)
 
     async def _next(self) -> FannedOut:
         if self._size > 1:

@@ -23,7 +23,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from outbox.database import reason
 from outbox.errors import DatabaseUnavailable, OutboxError, SchemaMismatch
-from outbox.fleet import CHANNEL
+from outbox.fleet import BELL, CHANNEL
 from outbox.schema import VERSION as SCHEMA_VERSION
 from outbox.version import __version__
 
@@ -170,6 +170,10 @@ class Life:
     ) -> None:
         """Deliver, and do all the duties, until `stop`."""
 
+        def rung() -> None:
+            pause = fan_out.pause(time.monotonic())
+            asyncio.get_running_loop().call_later(pause, fan_out_bell.ring)
+
         def recorded(lane: str, _: Result, done: Recorded) -> None:
             if done.outcome != "late":
                 deliverer.recorded(lane, done.due_in)
@@ -202,7 +206,7 @@ class Life:
                 tasks.create_task(run("replay", replays.step, replay_bell)),
                 tasks.create_task(run("delivery", deliverer.step, deliverer.bell)),
             ]
-            listening = tasks.create_task(self._listen(store.owner, deliverer))
+            listening = tasks.create_task(self._listen(store.owner, deliverer, rung))
             await self._stopping.wait()
             end = time.monotonic() + self._settings.grace
             maintenance.stop()
@@ -223,8 +227,8 @@ class Life:
             logger.error("the last results could not be recorded: their leases will run out")  # noqa: TRY400
             self.code = 1
 
-    async def _listen(self, owner: int, deliverer: Deliverer) -> None:
-        """Hear of other workers' fan-outs. Behind a pooler nothing is heard: polling is left."""
+    async def _listen(self, owner: int, deliverer: Deliverer, rung: Callable[[], None]) -> None:
+        """Hear of hosts' events and of other workers' fan-outs. Behind a pooler polling is left."""
         if self._shared:
             logger.info("a pooler stands before the database: settings go with each transaction")
             return
@@ -233,9 +237,12 @@ class Life:
                 async with await psycopg.AsyncConnection.connect(
                     self._target, autocommit=True
                 ) as connection:
-                    await connection.execute(f"LISTEN {CHANNEL}")
+                    for channel in (CHANNEL, BELL):
+                        await connection.execute(f"LISTEN {channel}")
                     async for notice in connection.notifies():
-                        if notice.payload != str(owner):
+                        if notice.channel == BELL:
+                            rung()
+                        elif notice.payload != str(owner):
                             deliverer.look_around()
             await asyncio.sleep(LISTEN_SECONDS)
 

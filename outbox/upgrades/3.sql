@@ -226,6 +226,96 @@ ALTER TABLE outbox.subscription ADD COLUMN name text CONSTRAINT subscription_nam
 CREATE UNIQUE INDEX subscription_name ON outbox.subscription (name) WHERE state <> 'removed';
 
 
+-- Keys --------------------------------------------------------------------------------
+
+-- Writes a batch of events and returns their ids in its order, in one statement that any
+-- language can run:
+--   SELECT id FROM outbox.emit('[{"type": "invoice.paid", "data": {"id": 1}, "key": "pay-1"}]')
+-- The members are the columns of event, and key. A key that was used before gives the id
+-- of the first event. Where an event differs from the one its key stands for, nothing of
+-- the batch is written. Runs with the caller's privileges: INSERT on event, and for keys
+-- SELECT and INSERT on event_key.
+-- Keys are looked up one by one in their index: a plan from when there were few of them, or
+-- for the hundred events that the planner takes a batch for, would read them all each time.
+CREATE OR REPLACE FUNCTION outbox.emit(events json) RETURNS TABLE (id uuid, differs boolean)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    ids     uuid[]  := ARRAY(SELECT outbox.uuid7() FROM json_array_elements(events));
+    keyed   boolean := EXISTS (SELECT FROM json_array_elements(events) v WHERE v ->> 'key' IS NOT NULL);
+    digests bytea[];
+    fresh   uuid[];
+    differ  boolean[];
+BEGIN
+    IF keyed THEN
+        digests := ARRAY(SELECT outbox.digest(v) FROM json_array_elements(events) v);
+        differ := ARRAY(
+            SELECT coalesce(
+                digests[n] <> coalesce(k.digest, first_value(digests[n]) OVER same_key), false)
+            FROM json_array_elements(events) WITH ORDINALITY AS i (v, n)
+            LEFT JOIN LATERAL (
+                SELECT k.event_id, k.digest FROM outbox.event_key k
+                WHERE k.tenant = coalesce(v ->> 'tenant', '') AND k.key = v ->> 'key' LIMIT 1
+            ) k ON true
+            WINDOW same_key AS (
+                PARTITION BY v ->> 'tenant', coalesce(v ->> 'key', n::text), v ->> 'key' IS NULL
+                ORDER BY n)
+            ORDER BY n);
+        IF true = ANY (differ) THEN
+            RETURN QUERY
+            SELECT coalesce(k.event_id, ids[n]), differ[n]
+            FROM json_array_elements(events) WITH ORDINALITY AS i (v, n)
+            LEFT JOIN LATERAL (
+                SELECT k.event_id, k.digest FROM outbox.event_key k
+                WHERE k.tenant = coalesce(v ->> 'tenant', '') AND k.key = v ->> 'key' LIMIT 1
+            ) k ON true
+            ORDER BY n;
+            RETURN;
+        END IF;
+        -- In the order of the keys, so that two batches never wait for each other in a circle.
+        WITH inserted AS (
+            INSERT INTO outbox.event_key (tenant, key, event_id, digest)
+            SELECT DISTINCT ON (1, 2) coalesce(v ->> 'tenant', ''), v ->> 'key', ids[n], digests[n]
+            FROM json_array_elements(events) WITH ORDINALITY AS i (v, n)
+            WHERE v ->> 'key' IS NOT NULL
+            ORDER BY 1, 2, n
+            ON CONFLICT DO NOTHING
+            RETURNING event_id
+        )
+        SELECT array_agg(event_id) INTO fresh FROM inserted;
+    END IF;
+
+    INSERT INTO outbox.event (id, type, tenant, subject, source, data, context, occurred_at, due_at)
+    SELECT ids[n], v ->> 'type', v ->> 'tenant', v ->> 'subject', v ->> 'source', v -> 'data',
+        v -> 'context', coalesce((v ->> 'occurred_at')::timestamptz, clock_timestamp()),
+        (v ->> 'due_at')::timestamptz
+    FROM json_array_elements(events) WITH ORDINALITY AS i (v, n)
+    WHERE v ->> 'key' IS NULL OR ids[n] = ANY (fresh)
+    ORDER BY n;
+
+    IF NOT keyed THEN
+        RETURN QUERY SELECT u, false FROM unnest(ids) u;
+        RETURN;
+    END IF;
+    FOR id, differs IN
+        SELECT coalesce(k.event_id, ids[n]), coalesce(k.digest <> digests[n], false)
+        FROM json_array_elements(events) WITH ORDINALITY AS i (v, n)
+        LEFT JOIN LATERAL (
+            SELECT k.event_id, k.digest FROM outbox.event_key k
+            WHERE k.tenant = coalesce(v ->> 'tenant', '') AND k.key = v ->> 'key' LIMIT 1
+        ) k ON true
+        ORDER BY n
+    LOOP
+        -- Another transaction took the key since the look above: a batch is undone as a whole.
+        IF differs AND cardinality(ids) > 1 THEN
+            RAISE EXCEPTION 'outbox.emit: a key already belongs to event %, whose content differs', id
+                USING ERRCODE = 'unique_violation';
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+
 -- Limits that change ------------------------------------------------------------------
 
 -- Lets the next delivery of each given subject go, unless one of it is on its way or the

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
+import outbox
 from outbox import deliveries, subscriptions
 from outbox.worker.breaker import FIRST_WINDOW
 from outbox.worker.transport import HttpTransport
@@ -651,6 +652,26 @@ def test_stop_finishes(host: Host) -> None:
     assert host.states() == {"delivered": 2, "pending": 7}
     assert {d.attempts for d in host.deliveries(state="pending")} == {0}
     assert {d.attempts for d in host.deliveries(state="delivered")} == {1}
+
+
+def test_a_host_rings(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event whose host rings after the commit does not wait for the next look."""
+    for poll in ("SHORTEST_POLL", "LONGEST_POLL"):
+        monkeypatch.setattr(f"outbox.worker.fanout.{poll}", 3600.0)
+    host.subscribe()
+    host.emit()
+    listening = "SELECT count(*) > 0 FROM pg_stat_activity WHERE query = 'LISTEN outbox_bell'"
+
+    async def run() -> None:
+        async with working(host.database, httpx.MockTransport(lambda _: httpx.Response(200))):
+            await until(lambda: ended(host, 1)() and host.value(listening))
+            host.emit()
+            outbox.ring(host.database.engine)
+            await until(ended(host, 2))
+
+    asyncio.run(run())
+
+    assert host.states() == {"delivered": 2}
 
 
 def test_grace_is_over(host: Host, caplog: pytest.LogCaptureFixture) -> None:
