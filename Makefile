@@ -29,6 +29,10 @@ bench: .venv/ready ## deliveries a second beside the bare HTTP client; what a ba
 	$(BIN)/python -m benchmarks.drain
 	$(BIN)/python -m benchmarks.fairness
 	$(BIN)/python -m benchmarks.wait
+	$(BIN)/python -m benchmarks.matching
+	$(BIN)/python -m benchmarks.backlog
+	$(BIN)/python -m benchmarks.many
+	$(BIN)/python -m benchmarks.workers
 
 clean: ## drop .venv and everything that was made
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -98,14 +98,19 @@ def post_raw(receiver: Receiver, load: Load) -> Run:
 
 def drain(server: Database, receiver: Receiver, load: Load, processes: int) -> Run:
     """Let a worker of so many processes drain a fresh database; return what it took."""
-    receiver.forget()
     with fresh(server) as database:
         database.fill(receiver.url, load.events)
-        wal, start = database.ask(WAL)["bytes"], time.monotonic()
-        with worker(database.url, processes=processes, concurrency=load.concurrency) as process:
-            prices = _watch(database, receiver, process, load)
-            prices["wal_bytes"] = (database.ask(WAL)["bytes"] - wal) / load.events
-        account = database.ask(ATTEMPTS) | database.ask(UPDATES)
+        return drained(database, receiver, load, processes)
+
+
+def drained(database: Database, receiver: Receiver, load: Load, processes: int) -> Run:
+    """Let a worker of so many processes do what is to do in `database`; return what it took."""
+    receiver.forget()
+    wal, start = database.ask(WAL)["bytes"], time.monotonic()
+    with worker(database.url, processes=processes, concurrency=load.concurrency) as process:
+        prices = _watch(database, receiver, process, load)
+        prices["wal_bytes"] = (database.ask(WAL)["bytes"] - wal) / load.events
+    account = database.ask(ATTEMPTS) | database.ask(UPDATES)
     seen = receiver.seen()
     return {
         "run": "drain",
