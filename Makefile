@@ -32,6 +32,10 @@ bench: .venv/ready ## deliveries a second, latency, what hosts pay, idle workers
 	$(BIN)/python -m benchmarks.idle --seconds 20
 	$(BIN)/python -m benchmarks.fairness
 	$(BIN)/python -m benchmarks.wait
+	$(BIN)/python -m benchmarks.matching
+	$(BIN)/python -m benchmarks.backlog
+	$(BIN)/python -m benchmarks.many
+	$(BIN)/python -m benchmarks.workers
 
 clean: ## drop .venv and everything that was made
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -349,6 +349,8 @@ CREATE FUNCTION outbox.patterns(type text) RETURNS text[]
 
 -- The subscriptions whose patterns and tenant fit; their filters are still to be asked.
 -- `ours` says that the outbox itself emitted the event: a bare * does not mean those.
+-- LIMIT 1 leaves the planner no other way than from the patterns to the primary key: while
+-- there are few subscriptions it would walk over all of them, and worker sessions keep plans.
 CREATE FUNCTION outbox.matching(type text, tenant text, ours boolean DEFAULT false)
     RETURNS TABLE (
         subscription_id uuid, filter jsonpath, first_delay double precision, limited boolean,
@@ -356,12 +358,16 @@ CREATE FUNCTION outbox.matching(type text, tenant text, ours boolean DEFAULT fal
     LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
 BEGIN ATOMIC
     SELECT s.id, s.filter::jsonpath, coalesce(s.schedule[1], 0), s.limited, s.ordered IS NOT NULL
-    FROM outbox.subscription s
-    WHERE s.id IN (
-        SELECT t.subscription_id FROM outbox.subscription_type t
+    FROM (
+        SELECT DISTINCT t.subscription_id AS id FROM outbox.subscription_type t
         WHERE t.pattern = ANY (outbox.patterns(matching.type))
           AND t.tenant = ANY (ARRAY['', coalesce(matching.tenant, '')])
-          AND NOT (matching.ours AND t.pattern = '*'));
+          AND NOT (matching.ours AND t.pattern = '*')
+    ) fitting
+    CROSS JOIN LATERAL (
+        SELECT s.id, s.filter, s.schedule, s.limited, s.ordered
+        FROM outbox.subscription s WHERE s.id = fitting.id LIMIT 1
+    ) s;
 END;
 
 -- Whether data passes a filter: the path yields anything that is neither false nor null.

@@ -19,10 +19,12 @@ from outbox.subscriptions import Author
 from .workload import TYPE, events, urls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import LiteralString
 
     from sqlalchemy import URL
+
+    Values = Sequence[object] | Mapping[str, object]
 
 LOOPBACK = parse_allow("127.0.0.0/8")
 BATCH = 1_000  # events in one transaction
@@ -63,12 +65,12 @@ class Database:
         self.url = url
         self._target = database.conninfo(url, application_name="outbox-benchmark")
 
-    def ask(self, query: LiteralString, values: Sequence[object] = ()) -> dict[str, Any]:
+    def ask(self, query: LiteralString, values: Values = ()) -> dict[str, Any]:
         """Return the one row that `query` has."""
         with psycopg.connect(self._target, autocommit=True, row_factory=dict_row) as connection:
             return connection.execute(query, values or None).fetchone() or {}
 
-    def do(self, statement: LiteralString, values: Sequence[object] = ()) -> None:
+    def do(self, statement: LiteralString, values: Values = ()) -> None:
         """Run one statement that returns nothing."""
         with psycopg.connect(self._target, autocommit=True) as connection:
             connection.execute(statement, values or None)

@@ -113,17 +113,22 @@ def post_raw(receiver: Receiver, load: Load) -> Run:
 
 def drain(server: Database, receiver: Receiver, load: Load, processes: int) -> Run:
     """Let a worker of so many processes drain a fresh database; return what it took."""
-    receiver.forget()
     with fresh(server) as database:
         database.install(receiver.url, load.fan_out)
         before = database.wal()
         database.emit(load.events)
-        emitted, start = database.wal(), time.monotonic()
-        with worker(database.url, processes=processes, concurrency=load.concurrency) as process:
-            prices = _watch(database, receiver, process, load)
-            prices["event_wal_bytes"] = (emitted - before) / load.events
-            prices["wal_bytes"] = (database.wal() - emitted) / load.requests
-        account = database.ask(ATTEMPTS) | database.ask(UPDATES)
+        event_wal = (database.wal() - before) / load.events
+        return {"event_wal_bytes": event_wal, **drained(database, receiver, load, processes)}
+
+
+def drained(database: Database, receiver: Receiver, load: Load, processes: int) -> Run:
+    """Let a worker of so many processes do what is to do in `database`; return what it took."""
+    receiver.forget()
+    wal, start = database.wal(), time.monotonic()
+    with worker(database.url, processes=processes, concurrency=load.concurrency) as process:
+        prices = _watch(database, receiver, process, load)
+        prices["wal_bytes"] = (database.wal() - wal) / load.requests
+    account = database.ask(ATTEMPTS) | database.ask(UPDATES)
     seen = receiver.seen()
     return {
         "run": "drain",

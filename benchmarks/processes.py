@@ -87,18 +87,25 @@ def receiver() -> Iterator[Receiver]:
 
 @contextmanager
 def worker(
-    url: str, *, processes: int, concurrency: int, timeout: float = 20, log_level: str = "warning"
+    *urls: str,
+    processes: int,
+    concurrency: int,
+    timeout: float = 20,
+    lease: float = 0,
+    log_level: str = "warning",
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run `outbox-worker` on the database `url`."""
+    """Run `outbox-worker` on the databases `urls`; a `lease` of 0 is what the worker makes it."""
     options = {
-        "database-url": url,
         "processes": processes,
         "concurrency": concurrency,
         "timeout": timeout,
+        "lease": lease,
         "allow": "127.0.0.0/8",
+        "log-level": log_level,
     }
+    databases = [f"--database-url={url}" for url in urls]
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    with _running("outbox.worker", *arguments, f"--log-level={log_level}") as process:
+    with _running("outbox.worker", *databases, *arguments) as process:
         yield process
 
 

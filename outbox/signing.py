@@ -140,14 +140,18 @@ def sign(secret: str, id: str, timestamp: int, body: bytes) -> str:
     return signer(secret)(_start(id, str(timestamp)), body).decode()
 
 
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
+
+
 def hmac_sha256(key: bytes) -> Signer:
     """Return HMAC-SHA256 under `key` (RFC 2104) of a start and a body.
 
     The two hashes of the key are made once: that is 2.5 times as fast as `hmac.digest`.
     """
     block = (key if len(key) <= 64 else sha256(key).digest()).ljust(64, b"\0")
-    inner = sha256(bytes(byte ^ 0x36 for byte in block))
-    outer = sha256(bytes(byte ^ 0x5C for byte in block))
+    inner = sha256(block.translate(_INNER))
+    outer = sha256(block.translate(_OUTER))
 
     def digest(start: bytes, body: bytes) -> bytes:
         within, around = inner.copy(), outer.copy()

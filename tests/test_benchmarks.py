@@ -204,3 +204,54 @@ def test_what_the_end_is_compared_with() -> None:
     spans = (Span(30, 5, 1), Span(3, 5, 1), Span(0.05, 0.0125, 0.0125), Span(1, 0, 1))
 
     assert [(span.lines(), span.compared()) for span in spans] == [(30, 4), (3, 1), (4, 0), (2, 0)]
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_matching() -> None:
+    """Each event makes its ten deliveries, however many subscriptions do not match."""
+    sizes = ("--subscriptions=10", "--subscriptions=200")
+    result = run("benchmarks.matching", "--batches=2", *sizes)
+
+    assert len(result["runs"]) == 3 * 2 * 2
+    assert {each["subscriptions"] for each in result["runs"]} == {10, 200}
+    assert all(each["ratio"] == 1 for each in result["runs"] if each["subscriptions"] == 10)
+    assert all(each["buffers"] > 0 for each in result["runs"])
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_backlog() -> None:
+    """Claims bring a hundred each, and are recorded once, beside whatever else is open."""
+    result = run("benchmarks.backlog", "--open=1000", "--open=2000", "--cycles=5", "--churn=5")
+
+    told = [(each["run"], each["open"]) for each in result["runs"]]
+    assert told == [(way, n) for way in ("even", "held", "stopped") for n in (1_000, 2_000)]
+    assert all(each["claim_buffers"] > 0 < each["record_buffers"] for each in result["runs"])
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_many() -> None:
+    """Many subscriptions and one drain the same number, each delivery once."""
+    result = run("benchmarks.many", "--subscriptions=300", "--rounds=1")
+
+    assert [each["subscriptions"] for each in result["runs"]] == [1, 300]
+    one, many = result["runs"]
+    assert result["ratio"] == many["rate"] / one["rate"]
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_workers() -> None:
+    """Workers share a backlog and lose nothing when half of them are killed."""
+    result = run(
+        "benchmarks.workers", f"--events={EVENTS}", "--workers=1", "--workers=2", "--idle=1"
+    )
+
+    one, two, idle, killed = result["runs"]
+    assert sum(one["split"]) == sum(two["split"]) == EVENTS
+    assert [len(each) for each in (two["split"], two["cpu_seconds"], idle["cpu_of_each"])] == [
+        2
+    ] * 3
+    assert (killed["killed"], killed["distinct"], killed["open"]) == (1, EVENTS, 0)

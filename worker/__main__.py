@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("outbox.worker")
 
+# New objects until a collection looks for cycles among them. A delivery leaves none behind,
+# and with Python's 700 that search was an eighth of the worker's time.
+YOUNG = 20_000
+
 EPILOG = """
 Example:
 
@@ -143,6 +147,7 @@ def _listener(settings: Settings) -> socket.socket | None:
 
 def _loop(settings: Settings, post: Post, pipe: int | None = None) -> int:
     gc.freeze()  # what is loaded by now stays: no collection need walk over it again
+    gc.set_threshold(YOUNG)
     return _runner()(run_process(settings, post, pipe))
 
 

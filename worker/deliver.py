@@ -177,7 +177,9 @@ class Deliverer:
     async def _claim(self, wanted: dict[str, int]) -> None:
         since = self._claimed_at = time.monotonic()
         crash.at("claim")
-        claims = await self._store.claim(wanted, self._settings.lease)
+        claims, _ = await asyncio.gather(
+            self._store.claim(wanted, self._settings.lease), self._recipients.foresee(wanted)
+        )
         self._watch.claimed(claims, time.monotonic() - since)
         if claims:
             crash.at("claimed")

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import psycopg
 
 from outbox.errors import InvalidInput
 from outbox.request import Target, prepare
 from outbox.schedule import DEFAULT_SCHEDULE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from outbox.keyring import Keyring
 
     from .claim import Claim
@@ -57,6 +62,17 @@ class Recipients:
             for recipient in await self._store.recipients(stale):
                 await self._prepare(recipient, tell=recipient.subscription_id in heard)
 
+    async def foresee(self, lanes: Iterable[str]) -> None:
+        """Make ready what of `lanes` is new, while they are claimed from.
+
+        Whatever goes wrong here is left to `load`, which knows who is to hear of it.
+        """
+        new = [lane for lane in lanes if lane not in self._ready]
+        with suppress(psycopg.Error):
+            for recipient in await self._store.recipients(new) if new else ():
+                with suppress(InvalidInput):
+                    self._keep(recipient)
+
     def get(self, claim: Claim) -> Ready | None:
         """Return the subscription of `claim`, or None if nothing can be sent to it."""
         return self._ready.get(claim.subscription_id)
@@ -72,16 +88,17 @@ class Recipients:
     async def _prepare(self, recipient: Recipient, *, tell: bool) -> None:
         id = recipient.subscription_id
         try:
-            target = self._target(recipient)
+            self._keep(recipient)
         except InvalidInput as error:
             self._ready.pop(id, None)
             if await self._store.disable(id, str(error), tell=tell):
                 logger.warning("disabled subscription %s: %s", id, error)
-        else:
-            schedule = recipient.schedule or DEFAULT_SCHEDULE
-            self._ready[id] = Ready(
-                recipient.revision, target, schedule, recipient.timeout, recipient.max_age
-            )
+
+    def _keep(self, recipient: Recipient) -> None:
+        target, schedule = self._target(recipient), recipient.schedule or DEFAULT_SCHEDULE
+        self._ready[recipient.subscription_id] = Ready(
+            recipient.revision, target, schedule, recipient.timeout, recipient.max_age
+        )
 
     def _target(self, recipient: Recipient) -> Target:
         id = recipient.subscription_id

@@ -15,6 +15,32 @@ DROP INDEX outbox.delivery_queue_lane;
 CREATE INDEX delivery_queue_lane ON outbox.delivery_queue (subscription_id, due_at);
 
 
+-- Matching ---------------------------------------------------------------------------
+
+-- The subscriptions whose patterns and tenant fit; their filters are still to be asked.
+-- `ours` says that the outbox itself emitted the event: a bare * does not mean those.
+-- LIMIT 1 leaves the planner no other way than from the patterns to the primary key: while
+-- there are few subscriptions it would walk over all of them, and worker sessions keep plans.
+CREATE OR REPLACE FUNCTION outbox.matching(type text, tenant text, ours boolean DEFAULT false)
+    RETURNS TABLE (
+        subscription_id uuid, filter jsonpath, first_delay double precision, limited boolean,
+        ordered boolean)
+    LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
+BEGIN ATOMIC
+    SELECT s.id, s.filter::jsonpath, coalesce(s.schedule[1], 0), s.limited, s.ordered IS NOT NULL
+    FROM (
+        SELECT DISTINCT t.subscription_id AS id FROM outbox.subscription_type t
+        WHERE t.pattern = ANY (outbox.patterns(matching.type))
+          AND t.tenant = ANY (ARRAY['', coalesce(matching.tenant, '')])
+          AND NOT (matching.ours AND t.pattern = '*')
+    ) fitting
+    CROSS JOIN LATERAL (
+        SELECT s.id, s.filter, s.schedule, s.limited, s.ordered
+        FROM outbox.subscription s WHERE s.id = fitting.id LIMIT 1
+    ) s;
+END;
+
+
 -- Past events again ------------------------------------------------------------------
 
 -- A person asks for past events again. A job of the fleet: whichever worker has a moment
