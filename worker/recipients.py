@@ -19,6 +19,8 @@ from outbox.errors import InvalidInput
 from outbox.request import Target, prepare
 from outbox.schedule import DEFAULT_SCHEDULE
 
+from .settings import READY
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from .store import Store
 
 logger = logging.getLogger("outbox.worker")
-
-MAX_KEPT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Recipients:
 
     async def load(self, claims: list[Claim]) -> None:
         """Make the subscriptions of `claims` ready, those that changed anew."""
-        if len(self._ready) > MAX_KEPT:
+        if len(self._ready) > READY:
             self._ready.clear()
         stale = {c.subscription_id for c in claims if not self._is_current(c)}
         if stale:

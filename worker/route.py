@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
 
+from .settings import READY
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -58,7 +60,7 @@ class Route:
         return head
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=READY)
 def route(method: str, url: str, *, proxied: bool = False) -> Route:
     """Return the way of `method` requests to `url`; a proxy has to be told all of an http URL.
 

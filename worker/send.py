@@ -18,6 +18,7 @@ from .answers import decoded
 from .failures import Blocked, DnsError, Stale, TlsError
 from .outcome import Reply
 from .phases import WORDS, Stopwatch
+from .settings import READY
 
 if TYPE_CHECKING:
     from outbox.request import Outgoing
@@ -114,6 +115,6 @@ _CLASSES: tuple[tuple[type[httpx.TransportError], str], ...] = (
 )
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=READY)
 def _url(url: str) -> httpx.URL:
     return httpx.URL(url)

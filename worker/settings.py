@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 FLUSH_SECONDS = 0.02  # how long a result waits for others to be recorded with it
 FLUSH_SIZE = 500
 FAN_OUT_SIZE = 500  # events in one statement
+READY = 10_000  # subscriptions that a process keeps ready, with their URLs
 START_MARGIN = 5.0  # seconds of a lease kept free for recording after the deadline
 
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from outbox.version import __version__
 
 from .series import error_class
+from .settings import READY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -139,7 +140,7 @@ def _attributes(claim: Claim, target: Target) -> dict[str, str | int]:
     }
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=READY)
 def _server(url: str) -> tuple[str, int]:
     """Return host and port, and nothing else: paths and queries may hold secrets.
 

@@ -68,6 +68,9 @@ def lost(connection: Connection) -> dict[str, Any]:
     return claims("busy", 100)(connection)
 
 
+LIFE = {"host": "here", "pid": 1, "started_at": datetime(2026, 1, 31, tzinfo=UTC)}
+
+
 def fan_out(matches: int) -> Callable[[Connection], dict[str, Any]]:
     def values(connection: Connection) -> dict[str, Any]:
         connection.execute(
@@ -199,7 +202,7 @@ STATEMENTS = {
     "release": Statement("release", given, 200, 28, 2),
     "sweep": Statement("sweep", lambda _: {"after": ZERO, "limit": 1_000}, 43, 18, 3),
     "recipients": Statement("recipients", lambda c: {"ids": all_of("quiet")(c)["lanes"]}, 40, 4, 0),
-    "heartbeat": Statement("heartbeat", nothing, 1, 6, 0),
+    "heartbeat": Statement("heartbeat", lambda _: LIFE, 1, 6, 0),
     "rooms": Statement("rooms", all_of("quiet", open=10, waiting=10), 40, 45, 21),
     "cancel removed": Statement("cancel_removed", nothing, 1, 5, 0),
     "promote forgotten": Statement("promote_forgotten", nothing, 1, 30, 4, share=100),
