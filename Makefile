@@ -3,6 +3,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# A process for each core, at most four, and each with a PostgreSQL of its own; the tests of
+# a file stay together, so that what they share is made once.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' $(MAKEFILE_LIST)
@@ -11,10 +14,10 @@ demo: .venv/ready ## a host, two receivers and a worker on a PostgreSQL of their
 	$(BIN)/outbox demo
 
 test: check ## check, then all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 slow: .venv/ready ## the slow tests: outages, long transactions, crashes, benchmarks
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 soak: .venv/ready ## random faults for MINUTES=10, each run with its seed
 	$(BIN)/python -m tests.system.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

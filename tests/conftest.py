@@ -25,9 +25,11 @@ def pytest_configure() -> None:
     logs.listen()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks at the logs of all the others comes last."""
-    items.sort(key=lambda item: "test_logs.py" in item.nodeid)
+@pytest.fixture(autouse=True)
+def discretion() -> Iterator[None]:
+    """No secret, no body and no query of a URL stands in any line that a test made us log."""
+    yield
+    assert logs.told(logs.take()) == []
 
 
 @pytest.fixture

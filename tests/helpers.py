@@ -132,6 +132,10 @@ def run_cli(
 
 def environment(url: str | None = None) -> dict[str, str]:
     """The environment without settings of whoever runs the tests; receivers are on loopback."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("OUTBOX_")}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("OUTBOX_") and name not in {"COLUMNS", "LINES"}
+    }
     clean["OUTBOX_ALLOW"] = "127.0.0.0/8"
     return clean if url is None else {**clean, "OUTBOX_DATABASE_URL": url}

@@ -1,4 +1,4 @@
-"""The last test of a session: what all the others made our programs log."""
+"""What the tests make our programs log is looked at, after each of them."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def test_what_would_be_found(text: str) -> None:
     assert (len(mine), logs.told(mine)) == (3, mine)
 
 
-def test_nothing_secret_was_logged() -> None:
-    """No secret, no body and no query of a URL stands in any line of this session."""
-    assert logs.told(logs.lines) == []
+def test_every_test_is_looked_at(request: pytest.FixtureRequest) -> None:
+    """The fixture that looks is there without being asked for, and ends after all others."""
+    assert request.fixturenames[0] == "discretion"

@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 NO_PHASES = dict.fromkeys(("dns_ms", "connect_ms", "tls_ms", "first_byte_ms", "body_ms"))
 
 NOW = datetime(2026, 1, 31, 9, 0, tzinfo=UTC)
+GONE = 1_000_000  # a worker of whom nothing is on record
 REFUSED: dict[str, Any] = {
-    "worker_id": 7, "revision": 1, "started_at": NOW, "duration_ms": 12, "status": 503,
+    "worker_id": GONE, "revision": 1, "started_at": NOW, "duration_ms": 12, "status": 503,
     "error": "the receiver answered 503", "due_at": NOW + timedelta(seconds=5),
     "response_headers": '{"server": "nginx\\u001b", "retry-after": "5"}',
     "response_body": b"try later\n\x1b[2J", "recorded_at": NOW,
 }  # fmt: skip
 ACCEPTED: dict[str, Any] = {
-    "worker_id": 7, "revision": 1, "started_at": NOW + timedelta(seconds=5), "duration_ms": 8,
+    "worker_id": GONE, "revision": 1, "started_at": NOW + timedelta(seconds=5), "duration_ms": 8,
     **NO_PHASES,
     "status": 200, "recorded_at": NOW,
 }  # fmt: skip
@@ -131,7 +132,7 @@ def test_show_for_a_program(cli: Cli, delivered: UUID, event: UUID, subscription
         "delivery_id": str(delivered),
         "attempt": 1,
         "outcome": "retry",
-        "worker_id": 7,
+        "worker_id": GONE,
         "worker": None,
         "revision": 1,
         "started_at": "2026-01-31T09:00:00Z",

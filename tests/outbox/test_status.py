@@ -51,6 +51,7 @@ INSERT INTO outbox.subscription_health SELECT id, now(), 1, NULL FROM outbox.sub
 def big(template: NoopExecutor) -> Iterator[Connection]:
     """A log and queues that are long beside what may be read of them."""
     with clone(template, f"{NAME}_status") as database, database.engine.connect() as connection:
+        connection.exec_driver_sql("SET max_parallel_workers_per_gather = 0")  # own accounts
         connection.exec_driver_sql(FILL, execution_options={"no_parameters": True})
         connection.execute(
             text("""
