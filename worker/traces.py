@@ -52,7 +52,10 @@ def configured() -> Traces | None:
         from opentelemetry import trace
 
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-            _set_up(os.environ["OTEL_TRACES_EXPORTER"].split(","))
+            exporters = os.environ.get("OTEL_TRACES_EXPORTER")
+            if exporters is None:  # the SDK is loaded, and nobody said where spans go
+                return None
+            _set_up(exporters.split(","))
     except ImportError as error:
         logger.warning("no traces: OpenTelemetry is not installed: %s", error)
         return None

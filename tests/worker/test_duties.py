@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 @pytest.fixture
 def told(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
     """What is logged as a worker logs it."""
-    root, ours = logging.getLogger(), logging.getLogger("outbox")
-    before = (root.handlers[:], root.level, ours.level)
+    names = (None, "outbox", "apscheduler", "asyncio", "httpx", "psycopg")
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    handlers = logging.getLogger().handlers[:]
     telemetry.configure("text", "info")
     yield lambda: capfd.readouterr().err
-    root.handlers[:], root.level, ours.level = before
+    logging.getLogger().handlers[:] = handlers
+    for logger, level in levels.items():
+        logger.setLevel(level)
 
 
 class Away:

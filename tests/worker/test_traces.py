@@ -160,3 +160,14 @@ def test_only_when_it_is_asked_for(exporter_: str | None, prints: str) -> None:
     )  # fmt: skip
 
     assert ended.stdout.strip() == prints
+
+
+def test_an_sdk_that_is_not_set_up() -> None:
+    """A program that has loaded the SDK and says nothing of exporters gets no spans."""
+    made = "import opentelemetry.sdk.trace; made = traces.configured()"
+    ended = subprocess.run(  # noqa: S603 - our own code
+        [sys.executable, "-c", CODE.format(made, "made")],
+        env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert ended.stdout.strip() == "['opentelemetry'] None"
