@@ -24,7 +24,7 @@ from .faults import in_a_line
 from .loop import Bell
 from .recipients import Recipients
 from .rows import LimitedClaims
-from .slots import AHEAD, Slots
+from .slots import Slots
 from .watch import Load, Watch
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Deliverer:
         self._lanes = Lanes()
         self._limited: set[str] = set()  # lanes with limits that hold for the fleet
         self._breaker = Breaker()
-        self._much = max(1, settings.concurrency * AHEAD // 4)  # so much room is claimed at once
+        self._much = settings.concurrency  # so much room is claimed at once
         self._slots = Slots(settings.concurrency, share)
         self._patience = min(PATIENCE, settings.start_window)
         self._tasks: dict[asyncio.Task[None], Claim] = {}

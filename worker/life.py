@@ -180,7 +180,7 @@ class Life:
 
         recorder = Recorder(
             store, recorded, lambda lane: deliverer.is_limited(lane),
-            lambda count: deliverer.flushed(count), soon=self._settings.concurrency // 2,
+            lambda count: deliverer.flushed(count), soon=self._settings.concurrency,
             watch=self._watch,
         )  # fmt: skip
         attempter = Attempter(
