@@ -4,7 +4,8 @@ Each is an `outbox-worker` of its own with its own connections. They are all the
 host commits a backlog at once, of twenty subscriptions; then they fan it out and drain it into
 one receiver on this machine. Told is the rate of all together, how evenly they shared it, and
 the CPU time of each. Then eight of them with nothing to do; and at last eight of which half
-are killed with SIGKILL half way: the others take over once the leases have run out.
+are killed with SIGKILL half way: the others take over once the leases have run out. The same
+again with two workers that serve two databases each.
 
     python -m benchmarks.workers --events 20000
 
@@ -47,6 +48,7 @@ SETTLED = 3.0  # seconds until the work of a start is over
 TABLE = Table(
     " " * 12,
     {
+        "databases": ("databases", ",.0f"),
         "workers": ("workers", ",.0f"),
         "rate": ("a second", ",.0f"),
         "of_first": ("of first", ".2f"),
@@ -173,6 +175,7 @@ def drain(
         split = workers.split()
         return {
             "run": "drain",
+            "databases": len(bases),
             "workers": count,
             "least": min(split) / events,
             "fairness": min(split) / max(split),
@@ -191,7 +194,8 @@ def kill(bases: Sequence[Database], sink: Receiver, events: int, count: int, sec
         wait_until(lambda: sink.seen().requests >= events // 2, deadline(seconds), every=0.01)
         killed = workers.kill_half()
         _wait(workers, sink, events, seconds, killed)
-        return {"run": "half killed", "workers": count, "killed": killed, **_told(workers, sink)}
+        about = {"databases": len(bases), "workers": count, "killed": killed}
+        return {"run": "half killed", **about, **_told(workers, sink)}
 
 
 def _wait(workers: Fleet, sink: Receiver, events: int, seconds: float, killed: int = 0) -> None:
@@ -225,6 +229,7 @@ def idle(bases: Sequence[Database], sink: Receiver, count: int, seconds: float) 
         used = [(now - then) / took for now, then in zip(workers.cpu(), before, strict=True)]
         return {
             "run": "idle",
+            "databases": len(bases),
             "workers": count,
             "cpu": sum(used[:-1]) / count,
             "cpu_of_each": used[:-1],
@@ -257,6 +262,9 @@ def measure(
             yield idle([base], sink, most, still)
         with fresh(server) as base:
             yield kill([base], sink, events, most, seconds)
+        for work in (drain, kill):
+            with fresh(server) as one, fresh(server) as two:
+                yield work([one, two], sink, events, 2, seconds)
 
 
 @click.command(context_settings={"show_default": True})

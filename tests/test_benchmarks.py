@@ -249,9 +249,11 @@ def test_workers() -> None:
         "benchmarks.workers", f"--events={EVENTS}", "--workers=1", "--workers=2", "--idle=1"
     )
 
-    one, two, idle, killed = result["runs"]
+    one, two, idle, killed, shared, half = result["runs"]
     assert sum(one["split"]) == sum(two["split"]) == EVENTS
     assert [len(each) for each in (two["split"], two["cpu_seconds"], idle["cpu_of_each"])] == [
         2
     ] * 3
-    assert (killed["killed"], killed["distinct"], killed["open"]) == (1, EVENTS, 0)
+    assert sum(shared["split"]) == EVENTS
+    for each in (killed, half):
+        assert (each["killed"], each["distinct"], each["open"]) == (1, EVENTS, 0)
