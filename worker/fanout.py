@@ -57,6 +57,7 @@ class FanOut:
         if done.deliveries:
             crash.at("fanned-out")
             self._made(done)
+            await self._store.wake()
         return self._pace(done.events)
 
     def pause(self, now: float) -> float:

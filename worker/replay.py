@@ -102,6 +102,7 @@ class Replays:
             crash.at("replayed")
             self._watch.replayed(len(slice.made))
             self._made(slice.told())
+            await self._store.wake()
         if slice.is_done:
             logger.info("replay %s is done", id)
         wait = self._paces[id].wait(moved=slice.has_moved)
@@ -137,7 +138,7 @@ class Slice:
         """Return what was made, as a fan-out would tell it."""
         lanes = {lane for _, lane in self.made if self._lanes[lane].is_active}
         limited = {lane for lane in lanes if self._lanes[lane].limited}
-        return FannedOut(0, len(self.made), None, sorted(lanes - limited), sorted(limited))
+        return FannedOut(0, len(self.made), sorted(lanes - limited), sorted(limited))
 
     async def run(self, tokens: float) -> None:
         """Make the deliveries and move the cursors."""

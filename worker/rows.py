@@ -40,7 +40,6 @@ class FannedOut:
 
     events: int
     deliveries: int
-    rung: str | None
     lanes: list[str]
     limited: list[str]
     heads: int | None = None

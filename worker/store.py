@@ -127,7 +127,11 @@ class Store(ReplayStore):
                     raise
                 told = in_a_line(error)
             await self.set_aside(connection, event_id, told)
-        return FannedOut(events=1, deliveries=0, rung=None, lanes=[], limited=[], error=told)
+        return FannedOut(events=1, deliveries=0, lanes=[], limited=[], error=told)
+
+    async def wake(self) -> None:
+        """Let the other workers look for deliveries that were made."""
+        await self._all("wake", {})
 
     async def lock_fan_out(self, connection: AsyncConnection[Any]) -> None:
         """Be the one that fans out, until the transaction ends."""

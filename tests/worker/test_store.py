@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from outbox import subscriptions
+from outbox.fleet import CHANNEL
 from outbox.keyring import StoredSecret
 from outbox.schema import VERSION
 from outbox.worker.claim import Claim
@@ -43,7 +44,7 @@ def add(fleet: Fleet, **options: Any) -> UUID:
 
 
 def test_fan_out(fleet: Fleet) -> None:
-    """It tells how much it did and for whom, and rings for the others."""
+    """It tells how much it did and for whom."""
     a, b = add(fleet, types=["a.*"]), add(fleet, types=["*"])
     fleet.emit(3, type="a.b")
     fleet.emit(2, type="c.d")
@@ -121,6 +122,20 @@ def test_late_commit(fleet: Fleet) -> None:
     done = fleet.run(fleet.b.fan_out(500))
 
     assert (done.events, done.deliveries) == (1, 1)
+
+
+def test_the_others_are_woken(fleet: Fleet) -> None:
+    """After a fan-out other workers hear of it, by a transaction of its own."""
+    add(fleet)
+    with psycopg.connect(fleet.database.url, autocommit=True) as other:
+        other.execute(f"LISTEN {CHANNEL}")
+        fleet.emit()
+        fleet.run(fleet.a.fan_out(1))
+        assert list(other.notifies(timeout=0)) == []
+
+        fleet.emit()
+        fleet.run(FanOut(fleet.a, lambda _: None).step())
+        assert [n.payload for n in other.notifies(timeout=5, stop_after=1)] == [str(fleet.a.owner)]
 
 
 # An event whose fan-out fails.

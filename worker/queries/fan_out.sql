@@ -61,7 +61,6 @@ WITH turn AS MATERIALIZED (
 SELECT
     (SELECT count(*) FROM taken) AS events,
     (SELECT count(*) FROM pair) AS deliveries,
-    (SELECT pg_notify('outbox_fan_out', %(owner)s::text) WHERE EXISTS (SELECT FROM pair)) AS rung,
     ARRAY(SELECT DISTINCT subscription_id::text FROM pair WHERE NOT limited) AS lanes,
     ARRAY(SELECT DISTINCT subscription_id::text FROM pair WHERE limited) AS limited,
     (SELECT heads FROM promoted) AS heads

@@ -1,6 +1,5 @@
 -- Moves a replay on: its cursor and those of the subscriptions set apart, in the transaction
 -- that made the deliveries in between. It is done when all have come to the last event.
--- Other workers hear that there is something to deliver.
 WITH apart AS (
     INSERT INTO outbox.replay_lane (replay_id, subscription_id, after_event)
     SELECT %(id)s::uuid, l.id, l.after_event
@@ -16,4 +15,4 @@ SET after_event = %(after_event)s::uuid, after_subscription = %(after_subscripti
     state = CASE WHEN %(done)s THEN 'done' ELSE state END,
     ended_at = CASE WHEN %(done)s THEN %(at)s::timestamptz END
 WHERE id = %(id)s::uuid
-RETURNING (SELECT pg_notify('outbox_fan_out', %(owner)s::text) WHERE %(made)s > 0) AS rung
+RETURNING id
