@@ -12,6 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg.rows import args_row
 
 from outbox.errors import SchemaMismatch
 from outbox.keyring import StoredSecret
@@ -155,8 +156,8 @@ class Store(ReplayStore):
 
     async def claim(self, quotas: Mapping[str, int], lease: float) -> list[Claim]:
         """Claim at most the given number of deliveries of each lane, for `lease` seconds."""
-        lanes, counts = list(quotas), list(quotas.values())
-        return await self._rows(Claim, "claim", {"lanes": lanes, "quotas": counts, "lease": lease})
+        values = {"lanes": list(quotas), "quotas": list(quotas.values()), "lease": lease}
+        return await self._run("claim", values, args_row(Claim), None)  # by place: the quick way
 
     async def claim_limited(self, quotas: Mapping[str, int], lease: float) -> LimitedClaims:
         """Claim from lanes that have limits, at most what those leave of the given numbers."""

@@ -34,7 +34,7 @@ WITH lane AS (
 SELECT c.delivery_id::text, c.subscription_id::text, c.event_id::text, c.attempt, c.failures,
     c.revision, c.took_over, e.type, e.tenant, e.subject, e.source, e.data::text AS data,
     e.occurred_at, e.context ->> 'traceparent' AS traceparent,
-    extract(epoch FROM e.due_at)::float8 AS scheduled
+    false AS limited, extract(epoch FROM e.due_at)::float8 AS scheduled
 FROM claimed c CROSS JOIN LATERAL (
     SELECT * FROM outbox.event e WHERE e.id = c.event_id LIMIT 1
 ) e
