@@ -205,7 +205,7 @@ STATEMENTS = {
     "heartbeat": Statement("heartbeat", lambda _: LIFE, 1, 6, 0),
     "rooms": Statement("rooms", all_of("quiet", open=10, waiting=10), 40, 45, 21),
     "cancel removed": Statement("cancel_removed", nothing, 1, 5, 0),
-    "promote forgotten": Statement("promote_forgotten", nothing, 1, 30, 4, share=100),
+    "promote forgotten": Statement("promote_forgotten", nothing, 1, 45, 4, share=100),
     "disable failing": Statement("disable_failing", nothing, 43, 4, 2, share=50),
     "replay all": Statement("replay_pairs", pairs("all"), 51, 41, 5),
     "replay missing": Statement("replay_pairs", pairs("missing"), 51, 20, 5),
