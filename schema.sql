@@ -421,7 +421,8 @@ CREATE TABLE outbox.delivery_queue (
 
 -- The lanes: each subscription's open deliveries in the order in which they fall due. The
 -- primary key is the only index that holds their ids, so that a look for one has one plan.
-CREATE INDEX delivery_queue_lane ON outbox.delivery_queue (subscription_id, due_at);
+CREATE INDEX delivery_queue_lane ON outbox.delivery_queue (subscription_id, due_at)
+    WITH (deduplicate_items = off);  -- an entry that stands for itself alone is passed over once it is dead
 
 -- Of a subject of an ordered subscription one delivery may be sent at a time, its head;
 -- the others wait in the order of their events.

@@ -12,7 +12,8 @@ CREATE INDEX attempt_recorded ON outbox.attempt USING brin (recorded_at)
 CREATE INDEX attempt_dead ON outbox.attempt (delivery_id) WHERE outcome = 'dead';
 
 DROP INDEX outbox.delivery_queue_lane;
-CREATE INDEX delivery_queue_lane ON outbox.delivery_queue (subscription_id, due_at);
+CREATE INDEX delivery_queue_lane ON outbox.delivery_queue (subscription_id, due_at)
+    WITH (deduplicate_items = off);  -- an entry that stands for itself alone is passed over once it is dead
 
 
 -- Matching ---------------------------------------------------------------------------
