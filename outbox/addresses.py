@@ -121,7 +121,8 @@ def check_url(url: str, *, allow: Allowed = PUBLIC) -> str:
     if (address := _literal(host)) is None:
         host = ascii_name(host)
         address = _literal(host)
-    _check_allowed(host, address, allow)
+    if allow is not ANYWHERE:
+        _check_allowed(host, address, allow)
     slash = "/" if rest.startswith("?") else ""
     return f"{scheme.lower()}://{host}{port}{slash}{rest}"
 

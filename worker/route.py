@@ -68,27 +68,33 @@ def route(method: str, url: str, *, proxied: bool = False) -> Route:
     """
     if not (method.isascii() and method.isalpha()):
         raise httpx.LocalProtocolError("the method is not valid")
-    parsed = _parsed(url)
-    host = parsed.raw_host.decode("ascii")
-    tls = parsed.scheme == "https"
-    port = parsed.port or (443 if tls else 80)
+    found = _judged(url)
+    host = found.raw_host.decode("ascii")
+    tls = found.scheme == "https"
+    port = found.port or (443 if tls else 80)
     name = host.rstrip(".")
     shown = f"[{name}]" if ":" in name else name
-    place = shown if parsed.port is None else f"{shown}:{port}"
-    target = parsed.raw_path.decode("ascii")
+    place = shown if found.port is None else f"{shown}:{port}"
+    target = found.raw_path.decode("ascii")
     if proxied and not tls:
         target = f"http://{place}{target}"
     beginning = f"{method} {target} HTTP/1.1\r\nHost: {place}\r\n".encode("ascii")
     return Route(Place(tls, host, port), method, beginning)
 
 
-def _parsed(url: str) -> httpx.URL:
+@lru_cache(maxsize=READY)
+def parsed(url: str) -> httpx.URL:
+    """Return `url` in its parts; raises httpx.InvalidURL."""
+    return httpx.URL(url)
+
+
+def _judged(url: str) -> httpx.URL:
     try:
-        parsed = httpx.URL(url)
+        found = parsed(url)
     except httpx.InvalidURL as error:
         raise httpx.LocalProtocolError("the URL is not valid") from error
-    if parsed.scheme not in ("http", "https"):
+    if found.scheme not in ("http", "https"):
         raise httpx.UnsupportedProtocol("the URL is neither http nor https")
-    if not parsed.raw_host or (parsed.port is not None and not 0 < parsed.port < 65_536):
+    if not found.raw_host or (found.port is not None and not 0 < found.port < 65_536):
         raise httpx.LocalProtocolError("the URL is not valid")
-    return parsed
+    return found

@@ -8,7 +8,6 @@ URLs.
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import httpx
@@ -18,7 +17,7 @@ from .answers import decoded
 from .failures import Blocked, DnsError, Stale, TlsError
 from .outcome import Reply
 from .phases import WORDS, Stopwatch
-from .settings import READY
+from .route import parsed
 
 if TYPE_CHECKING:
     from outbox.request import Outgoing
@@ -34,7 +33,7 @@ async def send(transport: httpx.AsyncBaseTransport, outgoing: Outgoing, *, timeo
     watch = Stopwatch()
     request = httpx.Request(
         outgoing.method,
-        _url(outgoing.url),
+        parsed(outgoing.url),
         headers=outgoing.headers,
         stream=httpx.ByteStream(outgoing.body),
         extensions={"stopwatch": watch},
@@ -113,8 +112,3 @@ _CLASSES: tuple[tuple[type[httpx.TransportError], str], ...] = (
     (httpx.ProxyError, "connect"),
     (httpx.NetworkError, "reset"),
 )
-
-
-@lru_cache(maxsize=READY)
-def _url(url: str) -> httpx.URL:
-    return httpx.URL(url)
