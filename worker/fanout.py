@@ -6,6 +6,7 @@ with its error, and the rest go on.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import psycopg
 
 from . import crash
 from .faults import is_data
+from .loop import Bell
 from .settings import FAN_OUT_SIZE
 from .watch import Watch
 
@@ -35,6 +37,7 @@ class FanOut:
     def __init__(
         self, store: Store, made: Callable[[FannedOut], None], watch: Watch | None = None
     ) -> None:
+        self.bell = Bell()
         self._store = store
         self._watch = watch or Watch()
         self._made = made
@@ -60,9 +63,10 @@ class FanOut:
             await self._store.wake()
         return self._pace(done.events)
 
-    def pause(self, now: float) -> float:
-        """Return how many seconds a host that rings has to wait: hosts may ring for each event."""
-        return max(0.0, self._began + BELL_PAUSE - now)
+    def rung(self) -> None:
+        """A host rang: look soon, and not at once, for hosts may ring for each event."""
+        pause = max(0.0, self._began + BELL_PAUSE - time.monotonic())
+        asyncio.get_running_loop().call_later(pause, self.bell.ring)
 
     async def _next(self) -> FannedOut:
         if self._size > 1:

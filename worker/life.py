@@ -30,7 +30,7 @@ from outbox.version import __version__
 from .attempt import Attempter
 from .deliver import Deliverer
 from .fanout import FanOut
-from .loop import Bell, Outage, run
+from .loop import Outage, run
 from .maintenance import Maintenance
 from .record import Recorder
 from .replay import Replays
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from .databases import Database
     from .ledger import Row
+    from .loop import Stepping
     from .rows import Recorded, Result
     from .settings import Settings
     from .shares import Share
@@ -170,10 +171,6 @@ class Life:
     ) -> None:
         """Deliver, and do all the duties, until `stop`."""
 
-        def rung() -> None:
-            pause = fan_out.pause(time.monotonic())
-            asyncio.get_running_loop().call_later(pause, fan_out_bell.ring)
-
         def recorded(lane: str, _: Result, done: Recorded) -> None:
             if done.outcome != "late":
                 deliverer.recorded(lane, done.due_in)
@@ -195,23 +192,20 @@ class Life:
             store, attempter, self._settings, self._watch, self._share
         )
         self._share.wake = partial(copy_context().run, deliverer.room_made)
-        fan_out, fan_out_bell = FanOut(store, deliverer.fanned_out, self._watch), Bell()
-        replays, replay_bell = Replays(store, deliverer.fanned_out, self._watch), Bell()
+        fan_out = FanOut(store, deliverer.fanned_out, self._watch)
+        replays = Replays(store, deliverer.fanned_out, self._watch)
+        steps: dict[str, Stepping] = {"fan-out": fan_out, "replay": replays, "delivery": deliverer}
         maintenance = Maintenance(store, self._watch.tally, self._outdated)
         maintenance.start()
         async with asyncio.TaskGroup() as tasks:
             recording = tasks.create_task(recorder.run())
-            loops = [
-                tasks.create_task(run("fan-out", fan_out.step, fan_out_bell)),
-                tasks.create_task(run("replay", replays.step, replay_bell)),
-                tasks.create_task(run("delivery", deliverer.step, deliverer.bell)),
-            ]
-            listening = tasks.create_task(self._listen(store.owner, deliverer, rung))
+            loops = [tasks.create_task(run(name, what)) for name, what in steps.items()]
+            listening = tasks.create_task(self._listen(store, fan_out, deliverer))
             await self._stopping.wait()
             end = time.monotonic() + self._settings.grace
             maintenance.stop()
-            for bell in (fan_out_bell, replay_bell, deliverer.bell):
-                bell.stop()
+            for what in steps.values():
+                what.bell.stop()
             await _ended(loops, end)
             listening.cancel()
             await deliverer.drain(max(0.0, end - time.monotonic()))
@@ -227,7 +221,7 @@ class Life:
             logger.error("the last results could not be recorded: their leases will run out")  # noqa: TRY400
             self.code = 1
 
-    async def _listen(self, owner: int, deliverer: Deliverer, rung: Callable[[], None]) -> None:
+    async def _listen(self, store: Store, fan_out: FanOut, deliverer: Deliverer) -> None:
         """Hear of hosts' events and of other workers' fan-outs. Behind a pooler polling is left."""
         if self._shared:
             logger.info("a pooler stands before the database: settings go with each transaction")
@@ -241,8 +235,8 @@ class Life:
                         await connection.execute(f"LISTEN {channel}")
                     async for notice in connection.notifies():
                         if notice.channel == BELL:
-                            rung()
-                        elif notice.payload != str(owner):
+                            fan_out.rung()
+                        elif notice.payload != str(store.owner):
                             deliverer.look_around()
             await asyncio.sleep(LISTEN_SECONDS)
 

@@ -9,14 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import psycopg
 
 from .faults import in_a_line, is_transient
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger("outbox.worker")
 
@@ -52,17 +49,26 @@ class Bell:
         self._rung.clear()
 
 
-async def run(name: str, step: Callable[[], Awaitable[float]], bell: Bell) -> None:
-    """Repeat `step` until the bell stops; `name` says in the log what is waiting."""
+class Stepping(Protocol):
+    """What a loop runs: `step` does one pass and returns the seconds to wait."""
+
+    bell: Bell
+
+    async def step(self) -> float:
+        """Do one pass."""
+
+
+async def run(name: str, what: Stepping) -> None:
+    """Repeat the steps of `what` until its bell stops; `name` says in the log what is waiting."""
     outage = Outage(name)
-    while not bell.stopping:
+    while not what.bell.stopping:
         try:
-            pause = await step()
+            pause = await what.step()
         except psycopg.Error as error:
             pause = outage.begins(error)
         else:
             outage.ends()
-        await bell.wait(pause)
+        await what.bell.wait(pause)
 
 
 class Outage:

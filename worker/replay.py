@@ -22,6 +22,7 @@ import psycopg
 from . import crash
 from .faults import in_a_line, is_data
 from .feed import FIRST, LAST, before, filled, passed, room, until_filled, walk
+from .loop import Bell
 from .rows import FannedOut
 from .watch import Watch
 
@@ -63,6 +64,7 @@ class Replays:
     def __init__(
         self, store: Store, made: Callable[[FannedOut], None], watch: Watch | None = None
     ) -> None:
+        self.bell = Bell()
         self._store = store
         self._watch = watch or Watch()
         self._made = made
