@@ -22,7 +22,6 @@ import sys
 import time
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
@@ -108,11 +107,10 @@ class Site:
         claimed = time.perf_counter()
         results = list(map(delivered, claims))
         recording = time.perf_counter()
-        done = await self.store.record(results, again=False, gone={})
+        undelivered = await self.store.record(results, again=False, gone={})
         self.records.append(time.perf_counter() - recording)
         self.claims.append(claimed - begin)
-        ended = {row.delivery_id for row in done if row.outcome == "delivered"}
-        self.exact &= len(claims) == BATCH and ended == {claim.delivery_id for claim in claims}
+        self.exact &= len(claims) == BATCH and not undelivered
         self.cycles += 1
         await self._make_up(claims)
 
@@ -150,7 +148,7 @@ def delivered(claim: Claim) -> Result:
     """Return what a claim comes to: a 200 within 10 ms."""
     return Result(
         delivery_id=claim.delivery_id, attempt=claim.attempt, outcome="delivered", counts=False,
-        delay=None, revision=claim.revision, started_at=datetime.fromtimestamp(time.time(), UTC),
+        delay=None, revision=claim.revision, started_at=time.time(),
         duration_ms=10, status=200, error_class=None, error=None, response_body=None,
         first_byte_ms=10,
     )  # fmt: skip

@@ -62,11 +62,11 @@ class Attempter:
         return reply, judgement
 
     async def _attempt(self, claim: Claim, ready: Ready) -> tuple[Reply, Judgement]:
-        started_at, start = datetime.now(UTC), time.monotonic()  # noqa: TID251 - the edge
-        reply, judgement = await self._try(claim, ready, started_at)
+        now, start = datetime.now(UTC), time.monotonic()  # noqa: TID251 - the edge
+        reply, judgement = await self._try(claim, ready, now)
         seconds = time.monotonic() - start
-        ended_at = started_at.timestamp() + seconds
-        self._watch.attempted(claim, reply, judgement, ended_at=ended_at, seconds=seconds)
+        began = now.timestamp()
+        self._watch.attempted(claim, reply, judgement, ended_at=began + seconds, seconds=seconds)
         self._recorder.put(
             claim.subscription_id,
             Result(
@@ -76,7 +76,7 @@ class Attempter:
                 counts=judgement.counts,
                 delay=judgement.delay,
                 revision=ready.revision,
-                started_at=started_at,
+                started_at=began,
                 duration_ms=round(seconds * 1000),
                 status=reply.status,
                 error_class=reply.error_class,

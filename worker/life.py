@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from .databases import Database
     from .ledger import Row
     from .loop import Stepping
-    from .rows import Recorded, Result
     from .settings import Settings
     from .shares import Share
     from .traces import Traces
@@ -171,9 +170,9 @@ class Life:
     ) -> None:
         """Deliver, and do all the duties, until `stop`."""
 
-        def recorded(lane: str, _: Result, done: Recorded) -> None:
-            if done.outcome != "late":
-                deliverer.recorded(lane, done.due_in)
+        def recorded(lane: str, outcome: str, due_in: float | None) -> None:
+            if outcome != "late":
+                deliverer.recorded(lane, due_in)
 
         recorder = Recorder(
             store, recorded, lambda lane: deliverer.is_limited(lane),

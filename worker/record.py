@@ -30,7 +30,8 @@ logger = logging.getLogger("outbox.worker")
 
 
 class Recorder:
-    """Takes results from `put`; `recorded` hears what became of each.
+    """Takes results from `put`; `recorded` hears of each its lane, what it came to, and in how
+    many seconds it is due again, if it is.
 
     `limited` tells whether a lane has limits by now: claims made before it had any count
     as well, and their ends let others go. `flushed` hears how many were written at once;
@@ -40,7 +41,7 @@ class Recorder:
     def __init__(
         self,
         store: Store,
-        recorded: Callable[[str, Result, Recorded], None],
+        recorded: Callable[[str, str, float | None], None],
         limited: Callable[[str], bool] = lambda _: False,
         flushed: Callable[[int], None] = lambda _: None,
         soon: int = FLUSH_SIZE,
@@ -89,18 +90,16 @@ class Recorder:
         batch, self._waiting = _next_batch(self._waiting)
         gone, self._gone = self._gone, {}
         began = time.monotonic()
-        outcomes = await self._write([result for _, result in batch], gone)
+        said = await self._write([result for _, result in batch], gone)
         self._watch.flushed(len(batch), time.monotonic() - began)
         for lane, result in batch:
-            outcome = outcomes.get((result.delivery_id, result.attempt))
-            self._watch.recorded(result, result.outcome if outcome is None else outcome.outcome)
-            if outcome is not None:
-                self._recorded(lane, result, outcome)
+            done = said.get(result.delivery_id)
+            outcome = result.outcome if done is None else done.outcome
+            self._watch.recorded(result, outcome)
+            self._recorded(lane, outcome, None if done is None else done.due_in)
         self._flushed(len(batch))
 
-    async def _write(
-        self, batch: list[Result], gone: dict[str, Gone]
-    ) -> dict[tuple[str, int], Recorded]:
+    async def _write(self, batch: list[Result], gone: dict[str, Gone]) -> dict[str, Recorded]:
         outage = Outage("recording")
         again = False
         while True:
@@ -113,7 +112,7 @@ class Recorder:
                 await asyncio.sleep(outage.begins(error))
             else:
                 outage.ends()
-                return {(row.delivery_id, row.attempt): row for row in rows}
+                return {row.delivery_id: row for row in rows}
 
 
 def _next_batch(

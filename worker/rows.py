@@ -91,7 +91,8 @@ class Result(NamedTuple):
     """What an attempt came to, as it is recorded.
 
     `counts` is whether a failure moves the delivery on in its schedule; `delay` is the
-    seconds until the next attempt. `response_headers` is a JSON object.
+    seconds until the next attempt. `started_at` is in Unix seconds, `response_headers` is
+    a JSON object.
     """
 
     delivery_id: str
@@ -100,7 +101,7 @@ class Result(NamedTuple):
     counts: bool
     delay: float | None
     revision: int
-    started_at: datetime
+    started_at: float
     duration_ms: int
     status: int | None
     error_class: str | None

@@ -234,20 +234,19 @@ class Store(ReplayStore):
     ) -> list[Recorded]:
         """Record a batch; disable the subscriptions of `gone`, by id, with it.
 
+        Returns what became of those that did not simply deliver.
         `again` after a run whose answer was lost: what it recorded is not recorded twice.
         Locks are taken in the order of all transactions: subscriptions, queue, health, limits.
         """
-        columns = dict(zip(Result._fields, zip(*results, strict=True), strict=True))
-        values: dict[str, Any] = {
-            name: list(column) if name in _FREE else _array(column)
-            for name, column in columns.items()
-        }
+        columns = zip(*results, strict=True)
+        values: dict[str, Any] = dict(zip(Result._fields, columns, strict=True))
+        values = {name: _column(name, column) for name, column in values.items()}
         values["again"] = again
         limited = [result for result in results if result.limited]
         async with self.transaction() if gone or limited else self.single() as connection:
             for id, (reason, tell) in sorted(gone.items()):
                 await self.disable(id, reason, tell=tell, connection=connection)
-            recorded = await self._rows(Recorded, "record", values, connection=connection)
+            recorded = await self._run("record", values, args_row(Recorded), connection)
             if limited:
                 await self.settle(connection, limited)
         return recorded
@@ -268,6 +267,13 @@ class Store(ReplayStore):
 _FREE = frozenset(
     {"error", "response_headers", "response_body"}
 )  # columns that hold what others wrote
+
+
+def _column(name: str, values: Sequence[Any]) -> str | list[Any] | None:
+    """Return a column of results as a parameter, None if there is nothing in it."""
+    if values[0] is None and values.count(None) == len(values):
+        return None
+    return list(values) if name in _FREE else _array(values)
 
 
 def _array(values: Iterable[object]) -> str:

@@ -130,7 +130,7 @@ def result(claim: Claim, outcome: str = "delivered", **changes: Any) -> Result:
         counts=True,
         delay=0.0 if outcome == "retry" else None,
         revision=claim.revision,
-        started_at=datetime(2026, 1, 31, tzinfo=UTC),
+        started_at=datetime(2026, 1, 31, tzinfo=UTC).timestamp(),
         duration_ms=7,
         status={"delivered": 200, "retry": 503, "dead": 410}[outcome],
         error_class=None,

@@ -106,7 +106,7 @@ def results(*outcomes: str, again: bool = False) -> Callable[[Connection], dict[
         made = [
             Result(
                 delivery_id=str(id), attempt=2, outcome=what, counts=True, delay=1.0, revision=1,
-                started_at=datetime(2026, 1, 31, tzinfo=UTC), duration_ms=1, status=status[what],
+                started_at=1.8e9, duration_ms=1, status=status[what],
                 error_class=None, error=None, response_body=None,
             )
             for id, what in zip(in_hand(connection), outcome, strict=False)

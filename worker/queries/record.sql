@@ -3,6 +3,7 @@
 -- and ends the delivery whoever brings it. `again` says that the answer to an earlier
 -- run was lost: what that run did record is left as it is. What comes late for a delivery
 -- that is not there, because a standby took over that had not heard of it, is left out.
+-- A column in which all are NULL comes as NULL itself. Nothing is said of what was delivered.
 --
 -- The health of their subscriptions goes with it. Where one of a batch succeeded, its
 -- failures in the same batch say nothing. Deliveries of operational events neither count
@@ -11,7 +12,7 @@ WITH given AS MATERIALIZED (
     SELECT g.* FROM unnest(
         %(delivery_id)s::uuid[], %(attempt)s::smallint[], %(outcome)s::text[], %(counts)s::boolean[],
         %(delay)s::float8[],
-        %(revision)s::int[], %(started_at)s::timestamptz[], %(duration_ms)s::int[],
+        %(revision)s::int[], %(started_at)s::float8[], %(duration_ms)s::int[],
         %(status)s::smallint[], %(error_class)s::text[], %(error)s::text[], %(response_body)s::bytea[],
         %(dns_ms)s::int[], %(connect_ms)s::int[], %(tls_ms)s::int[], %(first_byte_ms)s::int[],
         %(body_ms)s::int[], %(response_headers)s::json[], %(operational)s::boolean[]
@@ -60,17 +61,20 @@ WITH given AS MATERIALIZED (
         WHERE h.subscription_id = l.subscription_id LIMIT 1
     ) h ON true
     WHERE NOT l.succeeded AND l.failed > 0 OR l.dead IS NOT NULL OR l.succeeded AND h.failures > 0
+), written AS (
+    INSERT INTO outbox.attempt (
+        delivery_id, attempt, outcome, worker_id, revision, started_at, duration_ms,
+        dns_ms, connect_ms, tls_ms, first_byte_ms, body_ms,
+        status, error_class, error, response_headers, response_body, due_at)
+    SELECT delivery_id, attempt, CASE WHEN in_time THEN outcome ELSE 'late' END, %(owner)s,
+        revision, to_timestamp(started_at), duration_ms, dns_ms, connect_ms, tls_ms, first_byte_ms,
+        body_ms, status, error_class, error, response_headers, response_body,
+        CASE WHEN in_time AND outcome = 'retry' THEN now() + make_interval(secs => delay) END
+    FROM judged j
+    WHERE (SELECT count(*) FROM noted) >= 0  -- lets it happen
+        AND CASE WHEN in_time THEN true ELSE coalesce(
+            (SELECT true FROM outbox.delivery d WHERE d.id = j.delivery_id LIMIT 1), false) END
+    RETURNING delivery_id, attempt, outcome, due_at
 )
-INSERT INTO outbox.attempt (
-    delivery_id, attempt, outcome, worker_id, revision, started_at, duration_ms,
-    dns_ms, connect_ms, tls_ms, first_byte_ms, body_ms,
-    status, error_class, error, response_headers, response_body, due_at)
-SELECT delivery_id, attempt, CASE WHEN in_time THEN outcome ELSE 'late' END, %(owner)s,
-    revision, started_at, duration_ms, dns_ms, connect_ms, tls_ms, first_byte_ms, body_ms,
-    status, error_class, error, response_headers, response_body,
-    CASE WHEN in_time AND outcome = 'retry' THEN now() + make_interval(secs => delay) END
-FROM judged j
-WHERE (SELECT count(*) FROM noted) >= 0  -- lets it happen
-    AND CASE WHEN in_time THEN true ELSE coalesce(
-        (SELECT true FROM outbox.delivery d WHERE d.id = j.delivery_id LIMIT 1), false) END
-RETURNING delivery_id::text, attempt, outcome, extract(epoch FROM due_at - now())::float8 AS due_in
+SELECT delivery_id::text, attempt, outcome, extract(epoch FROM due_at - now())::float8 AS due_in
+FROM written WHERE outcome <> 'delivered'
