@@ -19,8 +19,8 @@ older than the maximal age of their subscription. `stillborn` says which.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from outbox.schedule import MAX_ASKED, format_schedule, jittered, retry_after, retry_delay
 
@@ -40,8 +40,7 @@ MAX_OWN_FAULTS = 10  # attempts lost with their worker, after which a delivery i
 MAX_SHOWN = 200  # characters of foreign text in a reason
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What came back for one request, or why nothing did.
 
     `status` is None when no answer was read. `headers` have lower-case names; of a 2xx
@@ -58,8 +57,7 @@ class Reply:
     phases: Phases = NO_PHASES
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """What is to be done about a delivery, and about its subscription.
 
     `delay` is the seconds until the next attempt, for a retry. `disable` is the reason to
@@ -153,7 +151,7 @@ reason='HTTP 503', counts=True)
     if age is None or judgement.delay is None or age.allows(judgement.delay):
         return judgement
     reason = f"{judgement.reason}; the next attempt would be older than {age}"
-    return replace(judgement, outcome="dead", delay=None, reason=reason)
+    return judgement._replace(outcome="dead", delay=None, reason=reason)
 
 
 def _judge(

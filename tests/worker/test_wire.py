@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from itertools import pairwise, repeat
 from typing import TYPE_CHECKING
 
@@ -41,7 +40,7 @@ def sender() -> Iterator[Sender]:
 
 def bare(reply: Reply) -> Reply:
     """Only what a split of the bytes must not change, and what a table can say."""
-    return replace(reply, headers=(), error=None, phases=NO_PHASES)
+    return reply._replace(headers=(), error=None, phases=NO_PHASES)
 
 
 @pytest.mark.parametrize("what", ANSWERS)
@@ -69,7 +68,7 @@ def test_pieces(sender: Sender, parts: tuple[bytes, list[bytes]]) -> None:
     data, pieces = parts
     whole, cut = sender.replies(Lines([data]), URL) + sender.replies(Lines(pieces), URL)
 
-    assert replace(cut, phases=NO_PHASES) == replace(whole, phases=NO_PHASES)
+    assert cut._replace(phases=NO_PHASES) == whole._replace(phases=NO_PHASES)
 
 
 @pytest.mark.parametrize("what", [name for name, (data, _) in ANSWERS.items() if len(data) < 500])
