@@ -14,6 +14,7 @@ from outbox.request import build
 
 from . import crash
 from .answers import kept
+from .deadline import Deadlines
 from .outcome import Judgement, Reply, age, judge, stillborn
 from .rows import Result
 from .send import send
@@ -51,6 +52,7 @@ class Attempter:
         self._rng = rng
         self._watch = watch or Watch()
         self._traces = traces
+        self._deadlines = Deadlines()
 
     async def attempt(self, claim: Claim, ready: Ready) -> tuple[Reply, Judgement]:
         """Make the attempt of `claim`, hand its result to the recorder, return what came of it."""
@@ -107,7 +109,7 @@ class Attempter:
             outgoing = build(ready.target, claim, attempt=claim.attempt, timestamp=timestamp)
             timeout = min(ready.timeout or self._timeout, self._timeout)  # the lease outlasts it
             crash.at("send")
-            return await send(self._transport, outgoing, timeout=timeout)
+            return await send(self._transport, outgoing, self._deadlines.within(timeout))
         except Exception as error:  # whatever it is, the delivery must not be lost with it
             logger.exception("delivery %s: a fault of the worker itself", claim.delivery_id)
             return Reply(None, (), b"", "internal", type(error).__name__)

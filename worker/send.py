@@ -7,7 +7,6 @@ URLs.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import httpx
@@ -22,13 +21,17 @@ from .route import parsed
 if TYPE_CHECKING:
     from outbox.request import Outgoing
 
+    from .deadline import Deadline
+
 BODY_KEPT = 8_192  # bytes of a response
 
 
-async def send(transport: httpx.AsyncBaseTransport, outgoing: Outgoing, *, timeout: float) -> Reply:
-    """Send `outgoing` and return the Reply, within `timeout` seconds from now in all.
+async def send(
+    transport: httpx.AsyncBaseTransport, outgoing: Outgoing, deadline: Deadline
+) -> Reply:
+    """Send `outgoing` and return the Reply, before the deadline.
 
-    reply = await send(httpx.MockTransport(handler), outgoing, timeout=20)
+    reply = await send(httpx.MockTransport(handler), outgoing, Deadlines().within(20))
     """
     watch = Stopwatch()
     request = httpx.Request(
@@ -40,14 +43,14 @@ async def send(transport: httpx.AsyncBaseTransport, outgoing: Outgoing, *, timeo
     )
     response: httpx.Response | None = None
     try:
-        async with asyncio.timeout(timeout):
+        with deadline:
             response = await transport.handle_async_request(request)
             crash.at("headers")
             watch.enter("body")
             body = await _read(response)
     except TimeoutError:
         late = "dns" if watch.phase == "dns" else "timeout"
-        return _broken(response, watch, late, f"no complete answer within {timeout:g} s")
+        return _broken(response, watch, late, f"no complete answer within {deadline.seconds:g} s")
     except httpx.TransportError as error:
         return _broken(response, watch, _error_class(error), str(error))
     crash.at("answered")

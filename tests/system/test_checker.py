@@ -61,8 +61,8 @@ import asyncio
 from outbox.worker import attempt
 from outbox.worker.outcome import Reply
 sending, tasks = attempt.send, set()
-async def send(transport, outgoing, *, timeout):
-    task = asyncio.create_task(sending(transport, outgoing, timeout=timeout))
+async def send(*request):
+    task = asyncio.create_task(sending(*request))
     tasks.add(task)
     return Reply(200, (), b"", None, None)
 attempt.send = send
@@ -114,13 +114,12 @@ fanout.crash = type("silent", (), {"at": staticmethod(lambda point: None)})
     ),
     "unsigned": Mutation(
         """
-import dataclasses
 from outbox.worker import attempt
 making = attempt.build
 def build(target, event, **options):
     made = making(target, event, **options)
     kept = [(k, b"v1,AAAA" if k == b"webhook-signature" else v) for k, v in made.headers]
-    return dataclasses.replace(made, headers=kept)
+    return made._replace(headers=kept)
 attempt.build = build
 """,
         "P10 a signature does not verify",

@@ -8,6 +8,8 @@ import struct
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from outbox.worker.deadline import Deadline, Deadlines
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -52,6 +54,11 @@ async def whole_request(reader: asyncio.StreamReader) -> bytes:
         if line.startswith(b"content-length:")
     )
     return head + await reader.readexactly(length)
+
+
+def within(seconds: float) -> Deadline:
+    """A deadline of a request that is alone."""
+    return Deadlines().within(seconds)
 
 
 def answering(*chunks: bytes, pause: float = 0, hold: bool = False) -> Peer:

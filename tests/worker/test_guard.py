@@ -21,6 +21,8 @@ from outbox.worker.send import send
 from outbox.worker.transport import HttpTransport, tls_context
 from tests.factories import LOOPBACK
 
+from .peers import within
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
@@ -98,7 +100,7 @@ def sent(
             replies = []
             for url in urls:
                 outgoing = Outgoing(url.format(port=receivers.port), (), b"{}")
-                replies.append(await send(over, outgoing, timeout=5))
+                replies.append(await send(over, outgoing, within(5)))
             return replies, receivers
 
     return asyncio.run(run())
@@ -257,7 +259,7 @@ def test_names_that_hang() -> None:
 
             def to(host: str) -> Any:
                 url = f"http://{host}:{receivers.port}/"
-                return send(over, Outgoing(url, (), b"{}"), timeout=5)
+                return send(over, Outgoing(url, (), b"{}"), within(5))
 
             hanging = [asyncio.create_task(to(f"hang{n}.example")) for n in range(6)]
             await asyncio.sleep(0)
@@ -288,7 +290,7 @@ def test_more_names_than_threads() -> None:
         async with transport(lookup, connect_timeout=0.5) as over:
             return await asyncio.gather(
                 *(
-                    send(over, Outgoing(f"http://h{n}.example/", (), b"{}"), timeout=5)
+                    send(over, Outgoing(f"http://h{n}.example/", (), b"{}"), within(5))
                     for n in range(THREADS + 3)
                 )
             )
@@ -313,7 +315,7 @@ def test_a_full_queue(monkeypatch: pytest.MonkeyPatch) -> None:
         async with transport(lookup, connect_timeout=0.3) as over:
             urls = ["http://a.example/", "http://b.example/"]
             return await asyncio.gather(
-                *(send(over, Outgoing(url, (), b"{}"), timeout=5) for url in urls)
+                *(send(over, Outgoing(url, (), b"{}"), within(5)) for url in urls)
             )
 
     replies = asyncio.run(run())
@@ -371,7 +373,7 @@ def through_proxy(url: str, answer: bytes, allow: Allowed = PUBLIC) -> tuple[Rep
         )
         proxy = Proxy("127.0.0.1", server.sockets[0].getsockname()[1])
         async with server, transport(Dns(), allow, proxy=proxy) as over:
-            return await send(over, Outgoing(url, (), b"{}"), timeout=5)
+            return await send(over, Outgoing(url, (), b"{}"), within(5))
 
     return asyncio.run(run()), seen
 

@@ -181,8 +181,8 @@ class Scene:
         self.healthy = healthy
         self.replies: dict[str, Reply] = {}
 
-        async def spied(transport: Any, outgoing: Any, **options: Any) -> Reply:
-            reply = await send.send(transport, outgoing, **options)
+        async def spied(transport: Any, outgoing: Any, deadline: Any) -> Reply:
+            reply = await send.send(transport, outgoing, deadline)
             self.replies[outgoing.url] = reply
             return reply
 

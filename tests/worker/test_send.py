@@ -18,7 +18,7 @@ from outbox.worker.send import BODY_KEPT, send
 from outbox.worker.transport import HttpTransport
 from tests.factories import LOOPBACK
 
-from .peers import OK, answering, hang, listening, reset, whole_request
+from .peers import OK, answering, hang, listening, reset, whole_request, within
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -59,7 +59,7 @@ def outgoing(url: str, *, body: bytes = BODY) -> Outgoing:
 
 
 def through(handler: Callable[[httpx.Request], httpx.Response], url: str = "http://r/x") -> Reply:
-    return asyncio.run(send(httpx.MockTransport(handler), outgoing(url), timeout=5))
+    return asyncio.run(send(httpx.MockTransport(handler), outgoing(url), within(5)))
 
 
 def test_request() -> None:
@@ -129,7 +129,7 @@ async def exchange(
     try:
         for _ in range(times):
             reply = await send(
-                transport, outgoing(f"http://127.0.0.1:{port}{path}", body=body), timeout=timeout
+                transport, outgoing(f"http://127.0.0.1:{port}{path}", body=body), within(timeout)
             )
     finally:
         await transport.aclose()
@@ -366,7 +366,7 @@ def unreachable(url: str, *, timeout: float = 5, connect_timeout: float = 5) -> 
     async def run() -> Reply:
         transport = HttpTransport(allow=LOOPBACK, connect_timeout=connect_timeout)
         try:
-            return await send(transport, outgoing(url), timeout=timeout)
+            return await send(transport, outgoing(url), within(timeout))
         finally:
             await transport.aclose()
 
@@ -400,7 +400,7 @@ def test_connecting_takes_too_long() -> None:
         async with listening(hang) as port:
             transport = HttpTransport(allow=LOOPBACK, connect_timeout=DEADLINE)
             try:
-                return await send(transport, outgoing(f"https://127.0.0.1:{port}/"), timeout=30)
+                return await send(transport, outgoing(f"https://127.0.0.1:{port}/"), within(30))
             finally:
                 await transport.aclose()
 
@@ -412,7 +412,7 @@ def https(peer: Peer, **options: Any) -> Reply:
         async with listening(peer, **options) as port:
             transport = HttpTransport(allow=LOOPBACK, connect_timeout=5)
             try:
-                return await send(transport, outgoing(f"https://127.0.0.1:{port}/"), timeout=5)
+                return await send(transport, outgoing(f"https://127.0.0.1:{port}/"), within(5))
             finally:
                 await transport.aclose()
 

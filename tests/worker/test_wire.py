@@ -18,7 +18,7 @@ from outbox.worker.send import send
 from outbox.worker.transport import HttpTransport
 from outbox.worker.wire import MAX_HEAD, MAX_UNREAD, Wire
 
-from .peers import OK
+from .peers import OK, within
 from .said import ANSWERS, CHUNKED, HEAD, TRUNCATED, answered
 from .wires import Line, Lines, Sender
 
@@ -236,7 +236,7 @@ def test_a_request_that_is_cancelled() -> None:
         transport = HttpTransport(connect_timeout=5)
         lines = Lines([said], hold=True)
         transport._connector = lines  # type: ignore[assignment]
-        sending = asyncio.create_task(send(transport, Outgoing(URL, (), b""), timeout=5))
+        sending = asyncio.create_task(send(transport, Outgoing(URL, (), b""), within(5)))
         while not (lines.made and lines.made[0].taken == len(said)):
             await asyncio.sleep(0)
         sending.cancel()
@@ -283,7 +283,7 @@ def test_what_is_no_body(pieces: list[bytes]) -> None:
         transport = HttpTransport(connect_timeout=5)
         lines = Lines((each for some in ([CHUNKED], pieces) for each in some), hold=True)
         transport._connector = lines  # type: ignore[assignment]
-        reply = await send(transport, Outgoing(URL, (), b""), timeout=5)
+        reply = await send(transport, Outgoing(URL, (), b""), within(5))
         await transport.aclose()
         return reply, lines.made[0].taken
 

@@ -10,6 +10,8 @@ from outbox.worker.send import send
 from outbox.worker.transport import HttpTransport
 from outbox.worker.wire import Wire
 
+from .peers import within
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -117,7 +119,7 @@ class Sender:
             transport._connector = lines  # type: ignore[assignment]
             transport._kept._by_place.clear()
             return [
-                await send(transport, Outgoing(url, (), b"{}", method), timeout=5) for url in urls
+                await send(transport, Outgoing(url, (), b"{}", method), within(5)) for url in urls
             ]
 
         return self._runner.run(run())
