@@ -50,11 +50,12 @@ class Route:
         The framing is ours: host and length among `headers` are left out. Raises
         httpx.LocalProtocolError if one of them would end its line.
         """
-        lines = [b"%b: %b\r\n" % each for each in headers if each[0].lower() not in FRAMING]
+        lines = [b": ".join(each) for each in headers if each[0].lower() not in FRAMING]
         if length or self.method in WITH_BODY:
-            lines.append(b"Content-Length: %d\r\n" % length)
-        head = b"%b%b\r\n" % (self.beginning, b"".join(lines))
-        ends = len(lines) + 3  # the first two, and the empty one
+            lines.append(b"Content-Length: %d" % length)
+        lines += (b"", b"")
+        head = self.beginning + b"\r\n".join(lines)
+        ends = len(lines) + 1  # with the first two lines
         if head.count(b"\r") != ends or head.count(b"\n") != ends or b"\0" in head:
             raise httpx.LocalProtocolError("a header has a line end or a NUL in it")
         return head

@@ -13,10 +13,10 @@ import httpx
 
 from . import crash
 from .answers import decoded
+from .ask import Ask
 from .failures import Blocked, DnsError, Stale, TlsError
 from .outcome import Reply
 from .phases import WORDS, Stopwatch
-from .route import parsed
 
 if TYPE_CHECKING:
     from outbox.request import Outgoing
@@ -34,17 +34,10 @@ async def send(
     reply = await send(httpx.MockTransport(handler), outgoing, Deadlines().within(20))
     """
     watch = Stopwatch()
-    request = httpx.Request(
-        outgoing.method,
-        parsed(outgoing.url),
-        headers=outgoing.headers,
-        stream=httpx.ByteStream(outgoing.body),
-        extensions={"stopwatch": watch},
-    )
     response: httpx.Response | None = None
     try:
         with deadline:
-            response = await transport.handle_async_request(request)
+            response = await transport.handle_async_request(Ask(outgoing, watch))
             crash.at("headers")
             watch.enter("body")
             body = await _read(response)

@@ -21,6 +21,7 @@ from outbox.addresses import PUBLIC
 from outbox.errors import InvalidInput
 
 from . import crash
+from .ask import outgoing
 from .connector import Connector, Policy
 from .kept import Kept
 from .phases import Stopwatch
@@ -62,9 +63,9 @@ class HttpTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` and return as soon as the headers are there."""
-        way = route(request.method, str(request.url), proxied=self._proxied)
-        body = await _bytes(request.stream)
-        head = way.head(request.headers.raw, len(body))
+        asked = await outgoing(request)
+        way = route(asked.method, asked.url, proxied=self._proxied)
+        head, body = way.head(asked.headers, len(asked.body)), asked.body
         wire = self._kept.take(way.place)
         if wire is None:
             watch = request.extensions.get("stopwatch") or Stopwatch()
@@ -115,14 +116,6 @@ async def _ask_in_halves(wire: Wire, head: bytes, body: bytes) -> None:
     await asyncio.sleep(0)  # lets the first half leave
     crash.at("half")
     wire.write(body[len(body) // 2 :])
-
-
-async def _bytes(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
-    if isinstance(stream, httpx.ByteStream):  # in memory already
-        return b"".join(stream)
-    if isinstance(stream, httpx.AsyncByteStream):
-        return b"".join([chunk async for chunk in stream])
-    raise TypeError("an async transport takes an async stream")
 
 
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
