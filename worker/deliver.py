@@ -40,6 +40,8 @@ logger = logging.getLogger("outbox.worker")
 
 SHORTEST_CLAIM = 0.01  # seconds between claims while little is free
 PATIENCE = 2.0  # seconds that a claim waits for a slot: pauses and edits must count soon
+MOMENT = 0.001  # seconds in which slots that fall free are filled together
+ENOUGH = 8  # requests in flight for which that is worth it
 SWEEP_SECONDS = 1.0
 SWEEP_LANES = 1_000
 SWEEP_SLICE = 0.02  # seconds between two slices of one sweep
@@ -71,6 +73,7 @@ class Deliverer:
         self._slots = Slots(settings.concurrency, share)
         self._patience = min(PATIENCE, settings.start_window)
         self._tasks: dict[asyncio.Task[None], Claim] = {}
+        self._filling: asyncio.TimerHandle | None = None
         self._claimed_at = 0.0
         self._crowded = False
         self._sweep_from = FIRST_LANE
@@ -236,8 +239,20 @@ class Deliverer:
         self._fill()
         await self._give_back(refused)
 
+    def _fill_soon(self) -> None:
+        """Fill once for all that end within a moment: requests that leave together cost less.
+
+        There is time for it while others are in flight.
+        """
+        if self._filling is None:
+            moment = MOMENT if self._slots.running >= ENOUGH else 0.0
+            self._filling = asyncio.get_running_loop().call_later(moment, self._fill)
+
     def _fill(self) -> None:
         """Start what waits, as far as there are slots."""
+        if self._filling is not None:
+            self._filling.cancel()
+            self._filling = None
         if not self.bell.stopping:
             for claim in self._slots.start(time.monotonic()):
                 self._start(claim)
@@ -280,7 +295,7 @@ class Deliverer:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._slots.finished(self._tasks.pop(task).subscription_id)
-        self._fill()
+        self._fill_soon()
         if self._crowded or self._slots.room in {1, self._much}:
             self.bell.ring()
 

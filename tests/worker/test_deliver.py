@@ -15,6 +15,7 @@ from standardwebhooks import Webhook
 import outbox
 from outbox import deliveries, subscriptions
 from outbox.worker.breaker import FIRST_WINDOW
+from outbox.worker.slots import Slots
 from outbox.worker.transport import HttpTransport
 from tests.factories import BY, LOOPBACK, emit_many, event, rows, subscribe, value
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from outbox.deliveries import Attempt, Delivery
+    from outbox.worker.claim import Claim
     from tests.databases import Database
     from tests.receiver import Receiver
 
@@ -714,3 +716,26 @@ def test_every_delivery_is_accounted_for(host: Host) -> None:
     assert host.states() == {"delivered": 25, "dead": 25}
     assert dict(found) == {"delivered": 25, "dead": 25, "retry": 50}
     assert host.value("SELECT count(*) FROM outbox.event WHERE type = 'delivery.dead'") == 25
+
+
+def test_slots_are_filled_together(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots that fall free within a moment are filled at once, not one by one."""
+    started: list[int] = []
+    start = Slots.start
+
+    def counted(slots: Slots, now: float) -> list[Claim]:
+        claims = start(slots, now)
+        started.append(len(claims))
+        return claims
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0.005)
+        return httpx.Response(200)
+
+    monkeypatch.setattr(Slots, "start", counted)
+    host.subscribe()
+    host.emit(300)
+    work_until(host, answer, ended(host, 300), concurrency=20)
+
+    assert sum(started) == 300
+    assert sum(count > 0 for count in started) <= 150
