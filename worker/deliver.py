@@ -25,6 +25,7 @@ from .loop import Bell
 from .recipients import Recipients
 from .rows import LimitedClaims
 from .slots import Slots
+from .turns import Turns
 from .watch import Load, Watch
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Deliverer:
 
     def __init__(
         self, store: Store, attempter: Attempter, settings: Settings,
-        watch: Watch | None = None, share: Share | None = None,
+        watch: Watch | None = None, share: Share | None = None, turns: Turns | None = None,
     ) -> None:  # fmt: skip
         self.bell = Bell()
         self._store = store
@@ -69,6 +70,7 @@ class Deliverer:
         self._lanes = Lanes()
         self._limited: set[str] = set()  # lanes with limits that hold for the fleet
         self._breaker = Breaker()
+        self._turns = turns or Turns()
         self._much = settings.concurrency  # so much room is claimed at once
         self._slots = Slots(settings.concurrency, share)
         self._patience = min(PATIENCE, settings.start_window)
@@ -175,7 +177,12 @@ class Deliverer:
                 self._lanes.mark(lane.subscription_id, now + lane.due_in, now=now)
         whole = len(lanes) < SWEEP_LANES
         self._sweep_from = FIRST_LANE if whole else lanes[-1].subscription_id
-        self._sweep_at = now + (SWEEP_SECONDS if whole else SWEEP_SLICE)
+        self._sweep_at = now + (self._until_next() if whole else SWEEP_SLICE)
+
+    def _until_next(self) -> float:
+        """Return the seconds between two sweeps: who has nothing to do takes turns with others."""
+        idle = self._lanes.next_due() is None and not self._slots.held
+        return self._turns.wait(SWEEP_SECONDS) if idle else SWEEP_SECONDS
 
     async def _claim(self, wanted: dict[str, int]) -> None:
         since = self._claimed_at = time.monotonic()
@@ -230,6 +237,7 @@ class Deliverer:
 
     async def _begin(self, claims: list[Claim], since: float) -> None:
         until = since + self._patience
+        self._sweep_at = min(self._sweep_at, since + SWEEP_SECONDS)
         in_time = time.monotonic() <= until and not self.bell.stopping
         usable: list[Claim] = []
         refused: list[Claim] = []

@@ -17,6 +17,7 @@ from . import crash
 from .faults import is_data
 from .loop import Bell
 from .settings import FAN_OUT_SIZE
+from .turns import Turns
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ class FanOut:
     """The loop's step, and its memory: the size of the next batch, the pace of polling."""
 
     def __init__(
-        self, store: Store, made: Callable[[FannedOut], None], watch: Watch | None = None
-    ) -> None:
+        self, store: Store, made: Callable[[FannedOut], None],
+        watch: Watch | None = None, turns: Turns | None = None,
+    ) -> None:  # fmt: skip
         self.bell = Bell()
         self._store = store
         self._watch = watch or Watch()
@@ -44,6 +46,7 @@ class FanOut:
         self._size = FAN_OUT_SIZE
         self._poll = SHORTEST_POLL
         self._began = 0.0
+        self._turns = turns or Turns()
 
     async def step(self) -> float:
         """Fan out one batch; return the seconds to wait."""
@@ -81,4 +84,4 @@ class FanOut:
         if full:
             return 0.0
         self._poll = SHORTEST_POLL if events else min(LONGEST_POLL, self._poll * 1.5)
-        return self._poll
+        return self._turns.wait(LONGEST_POLL) if self._poll == LONGEST_POLL else self._poll

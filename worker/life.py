@@ -38,6 +38,7 @@ from .session import configure
 from .store import Store, check_keys, check_schema, is_shared
 from .supervisor import FUTILE
 from .telemetry import DATABASE
+from .turns import Turns
 from .watch import Load, Watch
 
 if TYPE_CHECKING:
@@ -187,14 +188,15 @@ class Life:
             watch=self._watch,
             traces=traces,
         )
+        turns = Turns()
         self._deliverer = deliverer = Deliverer(
-            store, attempter, self._settings, self._watch, self._share
+            store, attempter, self._settings, self._watch, self._share, turns
         )
         self._share.wake = partial(copy_context().run, deliverer.room_made)
-        fan_out = FanOut(store, deliverer.fanned_out, self._watch)
-        replays = Replays(store, deliverer.fanned_out, self._watch)
+        fan_out = FanOut(store, deliverer.fanned_out, self._watch, turns)
+        replays = Replays(store, deliverer.fanned_out, self._watch, turns)
         steps: dict[str, Stepping] = {"fan-out": fan_out, "replay": replays, "delivery": deliverer}
-        maintenance = Maintenance(store, self._watch.tally, self._outdated)
+        maintenance = Maintenance(store, self._watch.tally, self._outdated, turns.placed)
         maintenance.start()
         async with asyncio.TaskGroup() as tasks:
             recording = tasks.create_task(recorder.run())

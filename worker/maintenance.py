@@ -34,12 +34,22 @@ TRIES = 5  # for the short lock of a day that is to be dropped
 
 
 class Maintenance:
-    """The jobs of one process; `outdated` is called when the schema's version has changed."""
+    """The jobs of one process; `outdated` is called when the schema's version has changed.
 
-    def __init__(self, store: Store, tally: Counter[str], outdated: Callable[[int], None]) -> None:
+    `placed` hears of the place that the process has in the row of so many.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        tally: Counter[str],
+        outdated: Callable[[int], None],
+        placed: Callable[[int, int], None] = lambda *_: None,
+    ) -> None:
         self._store = store
         self._tally = tally
         self._outdated = outdated
+        self._placed = placed
         self._scheduler = AsyncIOScheduler(
             timezone="UTC",
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -75,6 +85,7 @@ class Maintenance:
         elif not beat.known:
             former, now = self._store.owner, await self._store.register_again()
             logger.warning("the database does not know worker %d: it is worker %d now", former, now)
+        self._placed(beat.place, beat.workers)
 
     async def make_partitions(self) -> None:
         """Make the partitions of the days ahead; bring home what lies in the DEFAULT ones."""

@@ -24,6 +24,7 @@ from .faults import in_a_line, is_data
 from .feed import FIRST, LAST, before, filled, passed, room, until_filled, walk
 from .loop import Bell
 from .rows import FannedOut
+from .turns import Turns
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -62,19 +63,23 @@ class Replays:
     """The loop's step: a slice of each replay that runs, in turn."""
 
     def __init__(
-        self, store: Store, made: Callable[[FannedOut], None], watch: Watch | None = None
-    ) -> None:
+        self, store: Store, made: Callable[[FannedOut], None],
+        watch: Watch | None = None, turns: Turns | None = None,
+    ) -> None:  # fmt: skip
         self.bell = Bell()
         self._store = store
         self._watch = watch or Watch()
         self._made = made
+        self._turns = turns or Turns()
         self._paces: dict[str, Pace] = {}
 
     async def step(self) -> float:
         """Make one slice of each running replay; return the seconds to wait."""
         ids = await self._store.running_replays()
         self._paces = {id: self._paces.get(id) or Pace() for id in ids}
-        return min([await self._turn(id) for id in ids], default=IDLE)
+        if not ids:
+            return self._turns.wait(IDLE)
+        return min([await self._turn(id) for id in ids])
 
     async def _turn(self, id: str) -> float:
         """Make a slice; a replay whose data cannot be worked on fails, the others go on."""

@@ -24,10 +24,15 @@ class Life(NamedTuple):
 
 
 class Heartbeat(NamedTuple):
-    """What the database answers: the schema's version, and whether it knows this life."""
+    """What the database answers: the schema's version, and whether it knows this life.
+
+    Of the `workers` that live, this one has the place `place`, from 0.
+    """
 
     version: int
     known: bool
+    place: int
+    workers: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import psycopg
 from psycopg.rows import args_row
 
 from outbox.errors import SchemaMismatch
+from outbox.fleet import SILENCE
 from outbox.keyring import StoredSecret
 from outbox.schema import VERSION
 
@@ -64,7 +65,8 @@ class Store(ReplayStore):
 
     async def heartbeat(self) -> Heartbeat:
         """Say that this life goes on; return what the database has to say."""
-        return (await self._rows(Heartbeat, "heartbeat", self._life._asdict()))[0]
+        values = {**self._life._asdict(), "silence": SILENCE}
+        return (await self._rows(Heartbeat, "heartbeat", values))[0]
 
     async def register_again(self) -> int:
         """Begin another life of the same process: what the last one holds is taken over."""

@@ -68,7 +68,9 @@ def lost(connection: Connection) -> dict[str, Any]:
     return claims("busy", 100)(connection)
 
 
-LIFE = {"host": "here", "pid": 1, "started_at": datetime(2026, 1, 31, tzinfo=UTC)}
+LIFE = {
+    "host": "here", "pid": 1, "started_at": datetime(2026, 1, 31, tzinfo=UTC), "silence": 30.0,
+}  # fmt: skip
 
 
 def fan_out(matches: int) -> Callable[[Connection], dict[str, Any]]:

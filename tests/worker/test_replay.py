@@ -123,7 +123,7 @@ def test_all_of_history(fleet: Fleet) -> None:
     assert (ended.state, ended.made, ended.counted) == ("done", 100, 100)
     assert ended.ended_at is not None
     assert {lane for told in job.told for lane in told.lanes} == {str(to)}
-    assert job.step() == IDLE
+    assert 0 < job.step() <= IDLE * 1.02
 
 
 def test_what_a_slice_did_not_commit(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ def test_cancelled_half_way(fleet: Fleet) -> None:
         replays.cancel(connection, job.id, BY)
     made = len(job.made)
 
-    assert job.step() == IDLE
+    assert 0 < job.step() <= IDLE * 1.02
     assert len(job.made) == made < 100
     assert len(fleet.claim(fleet.a, to)) == made
 

@@ -20,7 +20,7 @@ from outbox.schema import VERSION
 from outbox.worker.claim import Claim
 from outbox.worker.fanout import FanOut
 from outbox.worker.maintenance import Maintenance
-from outbox.worker.rows import FannedOut, Gone, Lane, Recipient
+from outbox.worker.rows import FannedOut, Gone, Heartbeat, Lane, Recipient
 from outbox.worker.store import Store, query
 from tests.factories import BY, subscribe
 from tests.logs import CANARY
@@ -792,11 +792,21 @@ def test_cancel_removed(fleet: Fleet) -> None:
 def test_a_life(fleet: Fleet) -> None:
     """Each start is a life of its own, that is seen until it ends."""
     assert fleet.a.owner != fleet.b.owner
-    assert fleet.run(fleet.a.heartbeat()) == (VERSION, True)
+    assert fleet.run(fleet.a.heartbeat()) == Heartbeat(VERSION, known=True, place=0, workers=2)
+    assert fleet.run(fleet.b.heartbeat()) == Heartbeat(VERSION, known=True, place=1, workers=2)
     fleet.run(fleet.a.unregister())
+    assert fleet.run(fleet.b.heartbeat()) == Heartbeat(VERSION, known=True, place=0, workers=1)
 
     query = "SELECT host, stopped_at IS NULL, seen_at >= started_at FROM outbox.worker ORDER BY id"
     assert fleet.rows(query) == [("a", False, True), ("b", True, True)]
+
+
+def test_a_life_that_was_killed(fleet: Fleet) -> None:
+    """Who is not seen any more has no place in the row of those that look for events."""
+    query = "UPDATE outbox.worker SET seen_at = seen_at - interval '31 s' WHERE host = 'a'"
+    fleet.execute(query)
+
+    assert fleet.run(fleet.b.heartbeat()) == Heartbeat(VERSION, known=True, place=0, workers=1)
 
 
 def test_a_life_that_is_not_known(fleet: Fleet) -> None:
