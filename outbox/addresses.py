@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import idna
@@ -117,14 +118,21 @@ def check_url(url: str, *, allow: Allowed = PUBLIC) -> str:
     scheme, authority, rest = _parts(url)
     if "@" in authority:
         raise InvalidInput("url", "must not hold a user name or password; use a header")
-    host, port = _split(authority)
-    if (address := _literal(host)) is None:
-        host = ascii_name(host)
-        address = _literal(host)
+    host, port, address = _place(authority)
     if allow is not ANYWHERE:
         _check_allowed(host, address, allow)
     slash = "/" if rest.startswith("?") else ""
     return f"{scheme.lower()}://{host}{port}{slash}{rest}"
+
+
+@lru_cache(maxsize=1_000)  # many subscriptions may be those of one service
+def _place(authority: str) -> tuple[str, str, Address | None]:
+    """Return the host, the port with its colon or nothing, and the address that the host is."""
+    host, port = _split(authority)
+    if (address := _literal(host)) is None:
+        host = ascii_name(host)
+        address = _literal(host)
+    return host, port, address
 
 
 def ascii_name(host: str) -> str:

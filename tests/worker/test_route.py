@@ -40,6 +40,24 @@ def test_where_to(url: str, place: tuple[bool, str, int], target: str, host: str
     assert found.beginning == f"POST {target} HTTP/1.1\r\nHost: {host}\r\n".encode()
 
 
+@given(
+    st.sampled_from(
+        ["a.example", "A:80", "a:8080", "127.0.0.1:1", "[::1]", "me:pw@a", "bücher.example"]
+    ),
+    st.text(st.sampled_from("/ab.~%2F?#{}é'\\|:@ "), max_size=12).map(lambda rest: "/" + rest),
+)
+def test_as_httpx_has_it(host: str, path: str) -> None:
+    """Whatever the path, what is asked for is what httpx would ask for, and there."""
+    try:
+        url = httpx.URL(f"http://{host}{path}")
+    except httpx.InvalidURL:
+        return
+    found = route("POST", f"http://{host}{path}")
+
+    assert found.place == Place(False, url.raw_host.decode(), url.port or 80)
+    assert found.beginning.startswith(b"POST %b HTTP/1.1\r\nHost: " % url.raw_path)
+
+
 def test_by_a_proxy() -> None:
     """A proxy is told the whole of an http URL; in a tunnel there is no proxy any more."""
     plain = route("POST", "http://[::1]:8080/x?y", proxied=True)
