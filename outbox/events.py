@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
-from sqlalchemy import Boolean, Text, Uuid, bindparam, cast, column, func, select, update
+from sqlalchemy import Boolean, Text, Uuid, bindparam, cast, column, func, insert, select, update
 
 from .encoding import check_text, encode
 from .errors import InvalidInput, KeyConflict, NotFound
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection, Select
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session
     from typing_extensions import TypeIs
@@ -111,10 +111,10 @@ def emit(
 
         id = outbox.emit(session, Event(type="user.created", data={"id": 7}, key="user-7"))
     """
-    text = _encode_batch([event], max_bytes, catalogue)
+    members = _checked(event, max_bytes, catalogue)
     if _is_async(target):
-        return target.run_sync(lambda sync: _write(sync, [event], text)[0])
-    return _write(target, [event], text)[0]
+        return target.run_sync(lambda sync: _write_one(sync, event, members))
+    return _write_one(target, event, members)
 
 
 @overload
@@ -159,17 +159,10 @@ def _is_async(target: object) -> TypeIs[AsyncSession | AsyncConnection]:
     return hasattr(target, "run_sync")
 
 
-# Words to JSON: the whole batch travels as one parameter, the same on every driver. The
-# server cuts `data` out of it as the exact text that was put in.
-
-
-def _encode_batch(events: Sequence[Event], max_bytes: int, catalogue: Catalogue | None) -> str:
-    return f"[{','.join(_encode_event(e, max_bytes, catalogue) for e in events)}]"
-
-
-def _encode_event(event: Event, max_bytes: int, catalogue: Catalogue | None) -> str:
+def _checked(event: Event, max_bytes: int, catalogue: Catalogue | None) -> dict[str, Any]:
+    """Return what is set of `event`, with data and context as JSON texts."""
     data = encode(event.data, max_bytes=max_bytes)
-    fields: dict[str, Any] = {"type": check_type(event.type)}
+    members: dict[str, Any] = {"type": check_type(event.type), "data": data}
     if catalogue is not None:
         catalogue.check(event.type, data)
     if event.source == "outbox":
@@ -177,15 +170,14 @@ def _encode_event(event: Event, max_bytes: int, catalogue: Catalogue | None) -> 
     for name, limit in (("tenant", 255), ("subject", 1024), ("source", 1024), ("key", 255)):
         value = getattr(event, name)
         if value is not None:
-            fields[name] = check_text(name, value, limit)
+            members[name] = check_text(name, value, limit)
     for name in ("occurred_at", "due_at"):
         value = getattr(event, name)
         if value is not None:
-            fields[name] = _check_moment(name, value)
-    members = f'{encode(fields, field="event")[:-1]},"data":{data}'
+            members[name] = _check_moment(name, value)
     if event.context is not None:
-        members += f',"context":{_encode_context(event.context)}'
-    return f"{members}}}"
+        members["context"] = _encode_context(event.context)
+    return members
 
 
 def _encode_context(context: object) -> str:
@@ -198,6 +190,21 @@ def _check_moment(name: str, value: datetime) -> datetime:
     if getattr(value, "utcoffset", lambda: None)() is None:
         raise InvalidInput(name, "must be a datetime with a time zone")
     return value
+
+
+# A batch, or an event with a key: it travels as one parameter, the same on every driver. The
+# server cuts `data` out of it as the exact text that was put in.
+
+
+def _encode_batch(events: Sequence[Event], max_bytes: int, catalogue: Catalogue | None) -> str:
+    return f"[{','.join(_encoded(_checked(e, max_bytes, catalogue)) for e in events)}]"
+
+
+def _encoded(members: Mapping[str, Any]) -> str:
+    texts = {name: members[name] for name in ("data", "context") if name in members}
+    others = {name: value for name, value in members.items() if name not in texts}
+    spliced = "".join(f',"{name}":{text}' for name, text in texts.items())
+    return f"{encode(others, field='event')[:-1]}{spliced}}}"
 
 
 def _write(target: Session | Connection, events: Sequence[Event], text: str) -> list[UUID]:
@@ -213,6 +220,33 @@ _EMIT = select(
         column("id", Uuid), column("differs", Boolean)
     )
 )
+
+
+# An event alone, without a key: a plain INSERT, which costs the server two thirds of that.
+# Its id is made beside it, because RETURNING would ask a host for the right to read events.
+
+
+def _write_one(target: Session | Connection, event: Event, members: dict[str, Any]) -> UUID:
+    if event.key is not None:
+        return _write(target, [event], f"[{_encoded(members)}]")[0]
+    id: UUID = target.execute(_INSERT, {**_NOTHING, **members}).scalar_one()
+    return id
+
+
+def _insert() -> Select[Any]:
+    made = select(func.outbox.uuid7(type_=Uuid).label("id")).cte("made")
+    given: dict[str, ColumnElement[Any]] = {
+        each.name: cast(bindparam(each.name, type_=each.type), each.type) for each in _GIVEN
+    }
+    given["occurred_at"] = func.coalesce(given["occurred_at"], func.clock_timestamp())
+    row = select(made.c.id, *given.values())
+    written = insert(event).from_select(["id", *given], row).cte("written")
+    return select(made.c.id).add_cte(written)
+
+
+_GIVEN = [each for each in event.columns if each.name != "id"]
+_NOTHING = dict.fromkeys(each.name for each in _GIVEN)
+_INSERT = _insert()
 
 
 # Reading. Newest first, by pages: `before` is the last id of the page before.

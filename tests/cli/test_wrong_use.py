@@ -247,7 +247,7 @@ def test_wrong_database_urls(bare_cli: Cli, url: str, rule: str) -> None:
 SETTINGS = {
     "role=pg_monitor": "permission denied for schema outbox; "
     "the role lacks the right; see `outbox grant`",
-    "default_transaction_read_only=on": "cannot execute INSERT in a read-only transaction; "
+    "default_transaction_read_only=on": "cannot execute SELECT in a read-only transaction; "
     "is it a standby? give the url of the primary",
     "lock_timeout=1": "canceling statement due to lock timeout; another session holds a lock",
     "statement_timeout=10": "canceling statement due to statement timeout",
