@@ -93,6 +93,7 @@ def test_events(db: Connection) -> None:
 def test_a_long_queue(db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a long queue some pages are read; in flight and the oldest are found by index."""
     monkeypatch.setattr(backlog, "PAGES", 60)
+    db.exec_driver_sql("TRUNCATE outbox.delivery_queue")  # no pages of earlier tests among them
     first, second, paused = (subscribe(db).id for _ in range(3))
     subscriptions.pause(db, paused, by=BY)
     queue(db, first, "-5 min", n=5, lease="30 s")
