@@ -1,8 +1,8 @@
 """Idle workers take turns in looking for work: together they look as often as one would.
 
 Each knows its place in the row of all that live, from its heartbeat, and the hour. Clocks
-that differ spoil the order, not the pace; a worker that was killed leaves a gap until the
-others have not seen it for half a minute.
+that differ spoil the order, not the pace. A worker that stops leaves a gap until the next
+heartbeat of the others, one that was killed until they have not seen it for half a minute.
 """
 
 from __future__ import annotations
